@@ -1,0 +1,140 @@
+//! How a connection becomes a user's: the token, the user's home, the greeting.
+//!
+//! The token is verified here; then the user's home admits the connection, counts it against the user's limit and tells
+//! the form of the user's id. Only then is the client greeted, and what it sent meanwhile is read.
+
+use super::closing::CloseReason;
+use super::connection::{Admission, Flag, NONE, Phase};
+use super::envelope::{Answer, Ask, Origin, ReplyTo, Request, UserAsk};
+use super::ids::{UserId, home};
+use super::shard::Shard;
+use super::wheel::TICK_MS;
+use crate::auth::Identity;
+use crate::wire::client::ErrorCode;
+use crate::wire::event;
+use crate::wire::value::Id;
+
+impl Shard {
+    /// The shared form of a user's id.
+    pub(super) fn user_id(&self, id: &Id) -> UserId {
+        UserId::new(id, self.key.hash(id.text()))
+    }
+
+    /// Verifies a token and that its user has not been told to get a new one.
+    pub(super) fn verify(&self, token: &str) -> Option<Identity> {
+        let verified = self.config.keys.verify(token, self.now.wall_ms);
+        let identity = verified.map_err(|error| tracing::debug!(%error, "token refused")).ok()?;
+        let revoked =
+            identity.user.as_ref().is_some_and(|user| self.revocations.refuses(user.text(), identity.issued_at_ms));
+        (!revoked).then_some(identity)
+    }
+
+    /// Asks the user's home to admit a connection whose token was verified. `upgrade` is the answer to the HTTP request,
+    /// to be sent in front of the greeting.
+    ///
+    /// # Errors
+    /// Gives the upgrade answer back when the user's home takes no more requests.
+    pub(super) fn admit(
+        &mut self,
+        slot: u32,
+        user: &Id,
+        identity: &Identity,
+        upgrade: Vec<u8>,
+        reference: Option<Box<str>>,
+    ) -> Result<(), Vec<u8>> {
+        let user = self.user_id(user);
+        let conn = self.connections.id(slot);
+        let target = home(user.hash_code(), self.shards);
+        let request =
+            Request { origin: Origin { conn, to: ReplyTo::Admission }, ask: Ask::User(user.clone(), UserAsk::Admit) };
+        if self.mail.request(target, request).is_err() {
+            return Err(upgrade);
+        }
+        let number = self.users.enter(&user, slot);
+        let conn = &mut self.connections[slot];
+        conn.user = number;
+        conn.role = identity.role;
+        conn.phase = Phase::Admitting;
+        conn.issued_at_s = identity.issued_at_ms.map_or(0, |ms| (ms / 1000) as u32);
+        conn.expires_at_s = identity.expires_at_ms.map_or(0, |ms| ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32);
+        let expires_at_ms = identity.expires_at_ms;
+        conn.extra_mut().admission = Some(Admission { upgrade, expires_at_ms, reference });
+        Ok(())
+    }
+
+    /// The user's home has answered.
+    pub(super) fn finish_admission(&mut self, slot: u32, answer: Answer) {
+        let Answer::Admitted(form) = answer else { return };
+        if self.connections[slot].phase != Phase::Admitting {
+            return;
+        }
+        let Some(admission) = self.connections[slot].extra.as_mut().and_then(|extra| extra.admission.take()) else {
+            return;
+        };
+        let tick = self.tick();
+        let conn = &mut self.connections[slot];
+        conn.phase = Phase::Open;
+        (conn.opened, conn.seen) = (tick, tick);
+        conn.unmark(Flag::PingedOdd);
+        if !admission.upgrade.is_empty() {
+            self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&admission.upgrade));
+        }
+        let connection_id = self.key.connection_id(self.connections.id(slot));
+        let (now, heartbeat_ms) = (self.now.wall_ms, self.config.limits.heartbeat_ms);
+        self.send_json(slot, |out| {
+            event::connected(out, form.as_ref(), &connection_id, heartbeat_ms, now, admission.expires_at_ms, now);
+        });
+        if let Some(reference) = admission.reference {
+            self.send_json(slot, |out| event::ack(out, Some(&reference), None, now));
+        }
+        self.arm_open(slot);
+        self.connections[slot].mark(Flag::Paused);
+        self.resume(slot);
+        self.tidy_extra(slot);
+        if self.is_draining() {
+            self.close(slot, &CloseReason::GoingAway);
+        }
+    }
+
+    /// `auth`: the token of a connection that was upgraded without one.
+    pub(super) fn handle_auth(&mut self, slot: u32, token: &str, reference: Option<Box<str>>) {
+        if self.connections[slot].phase != Phase::Auth {
+            let text = "the connection has a token; refresh_token replaces it";
+            return self.send_error(slot, ErrorCode::InvalidMessage, text, reference.as_deref(), None);
+        }
+        let identity = self.verify(token);
+        let Some((identity, user)) = identity.and_then(|identity| identity.user.clone().map(|user| (identity, user)))
+        else {
+            return self.close(slot, &CloseReason::InvalidToken);
+        };
+        if self.admit(slot, &user, &identity, Vec::new(), reference.clone()).is_err() {
+            let text = "too many are connecting, try again";
+            self.send_error(slot, ErrorCode::Overloaded, text, reference.as_deref(), None);
+        }
+    }
+
+    /// `refresh_token`: a newer token of the same user replaces the claims.
+    pub(super) fn handle_refresh_token(&mut self, slot: u32, token: &str, reference: Option<Box<str>>) {
+        let now = self.now.wall_ms;
+        let number = self.connections[slot].user;
+        let identity = self.verify(token);
+        let same = identity.as_ref().and_then(|identity| identity.user.as_ref());
+        let same = number != NONE && same.is_some_and(|user| user.text() == self.users.id(number).text());
+        let Some(identity) = identity.filter(|_| same) else {
+            let text = "the token does not verify, or is another user's";
+            return self.send_error(slot, ErrorCode::Forbidden, text, reference.as_deref(), None);
+        };
+        let conn = &mut self.connections[slot];
+        conn.role = identity.role;
+        conn.issued_at_s = identity.issued_at_ms.map_or(0, |ms| (ms / 1000) as u32);
+        conn.expires_at_s = identity.expires_at_ms.map_or(0, |ms| ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32);
+        self.arm_open(slot);
+        self.send_json(slot, |out| event::ack_expires(out, reference.as_deref(), identity.expires_at_ms, now));
+    }
+
+    /// When the connection was opened, in milliseconds since the epoch.
+    pub(super) fn connected_at_ms(&self, slot: u32) -> u64 {
+        let age_ms = self.now.tick_ms.saturating_sub(u64::from(self.connections[slot].opened) * TICK_MS);
+        self.now.wall_ms.saturating_sub(age_ms)
+    }
+}

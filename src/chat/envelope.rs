@@ -1,0 +1,298 @@
+//! What one shard tells another.
+//!
+//! Three kinds, each bounded in its own way. A *request* takes a credit of its (source, target) pair, and whoever has
+//! none refuses it. A *reply* gives the credit back, so replies are bounded by requests. An *obligation* (a member that
+//! left, a burst) is never refused: the first is bounded by the memberships that there are, the second by a window of
+//! bytes per pair.
+
+use std::sync::Arc;
+
+use super::burst::Segment;
+use super::ids::{ConnId, RoomName, ShardId, UserId};
+use crate::wire::client::ErrorCode;
+use crate::wire::value::Id;
+
+/// All that one shard has for another at the end of a turn: one message, one wake.
+#[derive(Debug)]
+pub struct Batch {
+    /// The shard that sends.
+    pub from: ShardId,
+    /// In the order in which they take effect.
+    pub envelopes: Vec<Envelope>,
+    /// Credits given back to the receiver of this batch.
+    pub credits: u32,
+    /// Bytes of bursts of the receiver that the sender has taken over, for the receiver's window.
+    pub window_bytes: usize,
+}
+
+/// One thing that a shard tells another.
+#[derive(Debug)]
+pub enum Envelope {
+    /// Takes a credit and has exactly one reply.
+    Request(Request),
+    /// Answers a request.
+    Reply(Reply),
+    /// A connection of `user` on the sending shard is no longer in the room.
+    Unsubscribe {
+        /// The room, at home at the receiver.
+        room: RoomName,
+        /// Whose connection.
+        user: UserId,
+        /// Which one, for what it holds in the room.
+        conn: ConnId,
+    },
+    /// A room's events for the members on the receiving shard.
+    Burst {
+        /// The room, at home at the sender.
+        room: RoomName,
+        /// The same list for every interested shard.
+        segments: Arc<[Segment]>,
+        /// The sum of the segments' lengths.
+        bytes: usize,
+    },
+    /// An admitted connection of `user` has ended.
+    UserGone {
+        /// The user, at home at the receiver.
+        user: UserId,
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// Close a connection because its user has a newer one in its place.
+    Replace {
+        /// The connection, owned by the receiver.
+        conn: ConnId,
+    },
+    /// One frame for all connections of a user on the receiving shard.
+    ToUser {
+        /// The user.
+        user: UserId,
+        /// A whole text frame.
+        frame: Arc<[u8]>,
+    },
+}
+
+/// Where an answer goes.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The connection that asked.
+    pub conn: ConnId,
+    /// Which of its questions.
+    pub to: ReplyTo,
+}
+
+/// Which question of a connection an answer belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReplyTo {
+    /// None: only the credit comes back.
+    Nobody,
+    /// A WebSocket request with this `ref`, as written; and the room that it is about.
+    Reference(Box<str>, RoomName),
+    /// The REST request with this number.
+    Rest(u32),
+    /// Part `.1` of the REST request `.0`.
+    RestPart(u32, u32),
+    /// The pending join with this number.
+    Join(u32),
+    /// The connection's own admission.
+    Admission,
+    /// A fresh `online_update` of this room for a connection that missed ephemeral events.
+    Refresh(RoomName),
+    /// The user's home asks which of the user's connections is silent longest.
+    Eviction(UserId),
+}
+
+/// Something asked of another shard.
+#[derive(Debug)]
+pub struct Request {
+    /// Where the answer goes.
+    pub origin: Origin,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// Of the home of a room.
+    Room(RoomName, RoomAsk),
+    /// Of the home of a user.
+    User(UserId, UserAsk),
+    /// Of any shard.
+    Shard(ShardAsk),
+}
+
+/// What the home of a room is asked.
+#[derive(Debug)]
+pub enum RoomAsk {
+    /// A connection of `user` joins; with `again` it is a member already and only wants to be told.
+    Subscribe {
+        /// Who.
+        user: UserId,
+        /// Whether the connection is counted already.
+        again: bool,
+    },
+    /// `typing_start` or `typing_stop`.
+    Typing {
+        /// Who.
+        user: UserId,
+        /// Whether it begins.
+        start: bool,
+    },
+    /// A durable event.
+    Publish(Publish),
+    /// An ephemeral event from the REST interface: a whole JSON object but for timestamp and closing brace.
+    Ephemeral(Vec<u8>),
+    /// A fresh `online_update`.
+    Refresh,
+    /// Who is there.
+    Online,
+}
+
+/// A durable event before the home has ordered it.
+#[derive(Debug)]
+pub struct Publish {
+    /// The JSON object but for `timestamp`, `seq` and the closing brace.
+    pub prefix: Vec<u8>,
+    /// The poster's own timestamp as written, if the prefix contains one.
+    pub timestamp: Option<Box<str>>,
+    /// The user whose typing a message ends.
+    pub author: Option<UserId>,
+    /// What makes a message one of a kind; a reaction has none.
+    pub message: Option<MessageKey>,
+}
+
+/// What tells a retry from a new message.
+#[derive(Debug)]
+pub struct MessageKey {
+    /// The poster's id, or one made by the sender's shard.
+    pub id: Id,
+    /// Whether the id was the poster's.
+    pub id_given: bool,
+    /// The header `Idempotency-Key`.
+    pub idempotency_key: Option<Box<str>>,
+    /// Keyed hash of sender and JSON value, timestamp aside.
+    pub digest: u128,
+}
+
+/// What the home of a user is asked.
+#[derive(Debug)]
+pub enum UserAsk {
+    /// May this connection (the origin's) be opened?
+    Admit,
+    /// One whole text frame for all connections of the user.
+    Event(Arc<[u8]>),
+}
+
+/// What any shard is asked.
+#[derive(Debug)]
+pub enum ShardAsk {
+    /// The rooms at home there from a position on.
+    Rooms {
+        /// First position looked at.
+        from: u32,
+        /// Most rooms to name.
+        limit: u32,
+    },
+    /// The user's connections there.
+    Connections(UserId),
+    /// How long each of the user's connections there has been silent.
+    Silence(UserId),
+    /// Close connections of a user.
+    Disconnect(Arc<Disconnect>),
+}
+
+/// A kick.
+#[derive(Debug)]
+pub struct Disconnect {
+    /// Whose connections.
+    pub user: UserId,
+    /// The text of the close frame.
+    pub reason: String,
+    /// Only this one.
+    pub connection_id: Option<String>,
+    /// Tokens issued before (milliseconds since the epoch) are refused from now on; with it only their connections close.
+    pub revoke_before_ms: Option<u64>,
+}
+
+/// An answer on its way back.
+#[derive(Debug)]
+pub struct Reply {
+    /// Where it goes.
+    pub origin: Origin,
+    /// What it says.
+    pub answer: Answer,
+}
+
+/// What an answer says.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// It took effect.
+    Done,
+    /// It did not.
+    Refused(ErrorCode),
+    /// The connection is in the room; live events follow.
+    Subscribed {
+        /// The `online_update`, one whole frame, shared by all joiners of the turn.
+        online: Arc<[u8]>,
+        /// The time of the `user_joined` that the joiner is to see, in milliseconds since the epoch.
+        timestamp_ms: u64,
+    },
+    /// A fresh `online_update`, one whole frame.
+    Online(Arc<[u8]>),
+    /// A message or reaction has its place.
+    Published {
+        /// The message's id; `None` for a reaction.
+        id: Option<Id>,
+        /// Its place in the room.
+        seq: u64,
+        /// Its timestamp, as JSON.
+        timestamp: Box<str>,
+        /// Whether an earlier request had done it already.
+        replayed: bool,
+        /// Users in the room at that moment.
+        users: u32,
+        /// Connections in the room at that moment.
+        connections: u32,
+    },
+    /// An ephemeral event was queued for so many connections.
+    Delivered {
+        /// How many.
+        connections: u32,
+    },
+    /// Who is in a room: at most the first 10,000, and how many in all.
+    Users(Vec<UserId>, u32),
+    /// Rooms, and the position to go on from, if there are more.
+    Rooms(Vec<RoomSummary>, Option<u32>),
+    /// A user's connections on one shard.
+    Connections(Vec<ConnectionSummary>),
+    /// The connection may open; the user in the form of its first connection.
+    Admitted(UserId),
+    /// Connections of a user with the milliseconds since each was heard.
+    Silence(Vec<(ConnId, u64)>),
+    /// So many connections were closed.
+    Disconnected(u32),
+}
+
+/// A line of `GET /api/chat/rooms`.
+#[derive(Clone, Debug)]
+pub struct RoomSummary {
+    /// Its name.
+    pub room: RoomName,
+    /// Distinct users.
+    pub users: u32,
+    /// Connections.
+    pub connections: u32,
+    /// The last `seq` given.
+    pub last_seq: u64,
+}
+
+/// A line of `GET /api/chat/users/{user}`.
+#[derive(Clone, Debug)]
+pub struct ConnectionSummary {
+    /// The public name of the connection.
+    pub connection_id: String,
+    /// When it opened, in milliseconds since the epoch.
+    pub connected_at_ms: u64,
+    /// The rooms that it is in.
+    pub rooms: Vec<RoomName>,
+}

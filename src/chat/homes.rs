@@ -1,0 +1,319 @@
+//! The home side of rooms on a shard: finding them, asking them, and sending their bursts at the end of the turn.
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::connection::{Flag, NONE, Phase};
+use super::envelope::{
+    Answer, Ask, ConnectionSummary, Disconnect, Envelope, Origin, Reply, Request, RoomAsk, ShardAsk,
+};
+use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
+use super::orderer::Orderer;
+use super::room::{Room, RoomContext};
+use super::shard::Shard;
+use super::wheel::{TICK_MS, Wheel};
+use crate::chat::closing::CloseReason;
+use crate::wire::client::ErrorCode;
+
+struct Entry {
+    room: Room,
+    name: RoomName,
+    /// In the list of those to be frozen, or held back by a shut window.
+    dirty: bool,
+}
+
+/// The rooms at home on a shard.
+pub struct RoomHomes {
+    table: HashTable<u32>,
+    entries: Slab<Entry>,
+    dirty: Vec<u32>,
+    blocked: Vec<u32>,
+    wheel: Wheel,
+    orderer: Orderer,
+}
+
+impl RoomHomes {
+    /// No rooms yet.
+    pub fn new(key: HashKey) -> Self {
+        Self {
+            table: HashTable::new(),
+            entries: Slab::new(),
+            dirty: Vec::new(),
+            blocked: Vec::new(),
+            wheel: Wheel::default(),
+            orderer: Orderer::new(key),
+        }
+    }
+
+    /// Whether a room has something to send.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// A window has opened: those that waited try again.
+    pub fn unblock(&mut self) {
+        self.dirty.append(&mut self.blocked);
+    }
+
+    /// When a room's timer fires next, on the tick clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.wheel.next_ms()
+    }
+
+    /// How many rooms.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All rooms.
+    pub fn iter(&self) -> impl Iterator<Item = &Room> {
+        self.entries.iter().map(|(_, entry)| &entry.room)
+    }
+
+    fn find(&self, name: &RoomName) -> Option<u32> {
+        self.table.find(name.hash_code(), |&n| self.entries[n as usize].name == *name).copied()
+    }
+
+    fn insert(&mut self, name: &RoomName, room: Room) -> u32 {
+        let number = self.entries.insert(Entry { room, name: name.clone(), dirty: false }) as u32;
+        let entries = &self.entries;
+        self.table.insert_unique(name.hash_code(), number, |&n| entries[n as usize].name.hash_code());
+        number
+    }
+
+    fn remove(&mut self, number: u32) {
+        self.wheel.cancel(number);
+        let name = self.entries.remove(number as usize).name;
+        if let Ok(found) = self.table.find_entry(name.hash_code(), |&n| n == number) {
+            found.remove();
+        }
+    }
+
+    fn mark_dirty(&mut self, number: u32) {
+        let entry = &mut self.entries[number as usize];
+        if !entry.dirty {
+            entry.dirty = true;
+            self.dirty.push(number);
+        }
+    }
+}
+
+impl Shard {
+    /// Answers what this shard is asked.
+    pub(super) fn handle_request(&mut self, from: ShardId, request: Request) {
+        let Request { origin, ask } = request;
+        match ask {
+            Ask::Room(room, ask) => self.handle_room_ask(from, origin, &room, ask),
+            Ask::User(user, ask) => self.handle_user_ask(from, origin, &user, ask),
+            Ask::Shard(ask) => {
+                let answer = self.handle_shard_ask(ask);
+                self.mail.reply(from, Reply { origin, answer });
+            }
+        }
+    }
+
+    fn handle_room_ask(&mut self, from: ShardId, origin: Origin, name: &RoomName, ask: RoomAsk) {
+        let number = match self.rooms.find(name) {
+            Some(number) => number,
+            None => match ask {
+                RoomAsk::Online => {
+                    let answer = Answer::Users(Vec::new(), 0);
+                    return self.mail.reply(from, Reply { origin, answer });
+                }
+                RoomAsk::Ephemeral(_) => {
+                    return self.mail.reply(from, Reply { origin, answer: Answer::Delivered { connections: 0 } });
+                }
+                _ if self.rooms.len() >= self.config.limits.rooms_max / self.shards => {
+                    let answer = Answer::Refused(ErrorCode::Overloaded);
+                    return self.mail.reply(from, Reply { origin, answer });
+                }
+                _ => {
+                    let epoch = format!("{:016x}", self.random() as u64);
+                    let room = Room::new(name.clone(), epoch, self.shards, self.now);
+                    self.rooms.insert(name, room)
+                }
+            },
+        };
+        self.with_room(number, |room, cx| room.handle_ask(cx, from, origin, ask));
+        self.rooms.mark_dirty(number);
+    }
+
+    /// A connection on shard `from` is no longer in the room.
+    pub(super) fn handle_unsubscribe(&mut self, from: ShardId, name: &RoomName, user: &UserId, conn: ConnId) {
+        let Some(number) = self.rooms.find(name) else { return };
+        self.with_room(number, |room, cx| room.handle_unsubscribe(cx, from, user, conn));
+        self.rooms.mark_dirty(number);
+    }
+
+    /// Ends what is due in the rooms: typing, presence differences, rooms that nobody needs any more.
+    pub(super) fn handle_room_timers(&mut self) {
+        let mut fired = Vec::new();
+        self.rooms.wheel.expire(self.now.tick_ms, &mut fired);
+        for number in fired {
+            self.with_room(number, |room, cx| room.handle_timeout(cx));
+            self.rooms.mark_dirty(number);
+        }
+    }
+
+    /// Freezes the bursts of the turn and posts them, and behind each what the room has answered.
+    pub fn freeze(&mut self) {
+        for number in std::mem::take(&mut self.rooms.dirty) {
+            let entry = &self.rooms.entries[number as usize];
+            if !entry.room.interested().all(|shard| self.mail.is_window_open(shard)) {
+                self.rooms.blocked.push(number);
+                continue;
+            }
+            let frozen = self.with_room(number, |room, cx| room.freeze(cx));
+            let entry = &mut self.rooms.entries[number as usize];
+            entry.dirty = false;
+            for target in frozen.to {
+                let (segments, bytes) = (frozen.segments.clone(), frozen.bytes);
+                self.mail.post(target, Envelope::Burst { room: entry.name.clone(), segments, bytes });
+            }
+            for (target, reply) in frozen.replies {
+                self.mail.reply(target, reply);
+            }
+            if entry.room.is_dead(self.now) {
+                self.rooms.remove(number);
+            } else if let Some(due_ms) = entry.room.next_deadline_ms() {
+                self.rooms.wheel.set(number, due_ms);
+            }
+        }
+    }
+
+    fn with_room<T>(&mut self, number: u32, act: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
+        let quiet = self.is_draining();
+        let RoomHomes { entries, orderer, .. } = &mut self.rooms;
+        let mut cx = RoomContext { now: self.now, limits: &self.config.limits, orderer, quiet };
+        act(&mut entries[number as usize].room, &mut cx)
+    }
+
+    fn handle_shard_ask(&mut self, ask: ShardAsk) -> Answer {
+        match ask {
+            ShardAsk::Rooms { from, limit } => self.list_rooms(from, limit),
+            ShardAsk::Connections(user) => {
+                let slots = self.slots_of(&user);
+                Answer::Connections(slots.into_iter().map(|slot| self.summary(slot)).collect())
+            }
+            ShardAsk::Silence(user) => {
+                let tick = self.tick();
+                let silence = |slot: u32| u64::from(tick.wrapping_sub(self.connections[slot].seen)) * TICK_MS;
+                let slots = self.slots_of(&user);
+                Answer::Silence(slots.into_iter().map(|slot| (self.connections.id(slot), silence(slot))).collect())
+            }
+            ShardAsk::Disconnect(order) => Answer::Disconnected(self.disconnect(&order)),
+        }
+    }
+
+    fn list_rooms(&self, from: u32, limit: u32) -> Answer {
+        let mut found = Vec::new();
+        for (number, entry) in self.rooms.entries.iter().skip_while(|(number, _)| (*number as u32) < from) {
+            if entry.room.connections() == 0 {
+                continue;
+            }
+            if found.len() == limit as usize {
+                return Answer::Rooms(found, Some(number as u32));
+            }
+            found.push(entry.room.summary());
+        }
+        Answer::Rooms(found, None)
+    }
+
+    fn slots_of(&self, user: &UserId) -> Vec<u32> {
+        let slots = self.users.find(user).map(|number| self.users.slots(number)).unwrap_or_default();
+        slots.into_iter().filter(|&slot| self.connections[slot].is_open()).collect()
+    }
+
+    fn summary(&self, slot: u32) -> ConnectionSummary {
+        let rooms = self.connections[slot].rooms.iter().map(|link| self.local_rooms[link.room()].name.clone());
+        ConnectionSummary {
+            connection_id: self.key.connection_id(self.connections.id(slot)),
+            connected_at_ms: self.connected_at_ms(slot),
+            rooms: rooms.collect(),
+        }
+    }
+
+    fn disconnect(&mut self, order: &Disconnect) -> u32 {
+        if let Some(before_ms) = order.revoke_before_ms {
+            self.revocations.insert(order.user.text(), before_ms);
+        }
+        let slots = self.users.find(&order.user).map(|number| self.users.slots(number)).unwrap_or_default();
+        let mut count = 0;
+        for slot in slots {
+            let conn = &self.connections[slot];
+            let issued_ms = u64::from(conn.issued_at_s) * 1000;
+            let meant = order.revoke_before_ms.is_none_or(|before_ms| issued_ms < before_ms)
+                && order
+                    .connection_id
+                    .as_ref()
+                    .is_none_or(|id| self.key.connection_id(self.connections.id(slot)) == *id);
+            if meant && matches!(conn.phase, Phase::Open | Phase::Admitting) {
+                count += 1;
+                self.close(slot, &CloseReason::Removed(order.reason.clone()));
+            }
+        }
+        count
+    }
+
+    /// Asks for a fresh `online_update` of each room of which the connection missed events.
+    pub(super) fn ask_refresh(&mut self, slot: u32) {
+        let conn = self.connections.id(slot);
+        let Some(extra) = &mut self.connections[slot].extra else { return };
+        let mut wanted = std::mem::take(&mut extra.refresh);
+        wanted.retain(|&number| {
+            if self.connections[slot].rooms.find(number).is_none() {
+                return false;
+            }
+            let room = self.local_rooms[number].name.clone();
+            let target = self.local_rooms[number].home;
+            let origin = Origin { conn, to: super::envelope::ReplyTo::Refresh(room.clone()) };
+            self.mail.request(target, Request { origin, ask: Ask::Room(room, RoomAsk::Refresh) }).is_err()
+        });
+        // What could not be asked now is asked when the connection has sent something again.
+        self.connections[slot].extra_mut().refresh = wanted;
+        self.tidy_extra(slot);
+    }
+
+    /// Takes an answer to something that this shard had asked.
+    pub(super) fn handle_reply(&mut self, reply: Reply) {
+        use super::envelope::ReplyTo;
+        let Reply { origin, answer } = reply;
+        let is_current = self.connections.is_current(origin.conn);
+        let slot = origin.conn.slot();
+        match origin.to {
+            ReplyTo::Join(join) => self.finish_join(join, answer),
+            ReplyTo::Eviction(user) => self.finish_silence(&user, answer),
+            // The connection is gone; a late answer to a slot that has a new owner is nobody's.
+            _ if !is_current => {}
+            ReplyTo::Nobody => {}
+            ReplyTo::Admission => self.finish_admission(slot, answer),
+            ReplyTo::Reference(reference, room) => {
+                if self.connections[slot].is_open() {
+                    self.answer_reference(slot, &reference, &room, &answer);
+                }
+            }
+            ReplyTo::Refresh(room) => self.finish_refresh(slot, &room, answer),
+            ReplyTo::Rest(number) => self.answer_http(slot, number, None, answer),
+            ReplyTo::RestPart(number, part) => self.answer_http(slot, number, Some(part), answer),
+        }
+    }
+
+    fn finish_refresh(&mut self, slot: u32, room: &RoomName, answer: Answer) {
+        let number = self.local_rooms.find(room).unwrap_or(NONE);
+        let conn = &mut self.connections[slot];
+        let (Answer::Online(frame), true) = (answer, conn.is_open() && conn.rooms.find(number).is_some()) else {
+            return;
+        };
+        // Behind again: then the next time it has caught up.
+        if conn.has(Flag::Blocked) && conn.outbox.bytes() + frame.len() > self.config.limits.outbox_soft_bytes {
+            conn.extra_mut().refresh.push(number);
+            return;
+        }
+        self.send_shared(slot, frame);
+    }
+}

@@ -1,0 +1,413 @@
+//! An HTTP connection: requests in, answers out in the order of the requests.
+//!
+//! Owns the ring of requests under way. A request gets a number when its head is complete; its answer may come at once, or
+//! later from another shard; what leaves is always the front of the ring, and everything that is ready at the front leaves
+//! in one write. Routes stand in `routes`.
+
+use std::collections::VecDeque;
+
+use super::connection::{Flag, Phase};
+use super::envelope::Answer;
+use super::routes::{Body, Gather, Handled};
+use super::shard::Shard;
+use crate::wire::body::ChunkedDecoder;
+use crate::wire::http::{BodyLength, Framing, Head, Limits as HttpLimits, Reject, Status, parse_head};
+use crate::wire::response::{CONTINUE, HttpDate, Response, put_response};
+
+/// The HTTP side of a connection.
+#[derive(Default)]
+pub struct Http {
+    framing: Option<Framing>,
+    scanned: usize,
+    chunked: Option<ChunkedDecoder>,
+    /// Bytes behind the head that the decoder has seen.
+    decoded: usize,
+    body: Vec<u8>,
+    continue_sent: bool,
+    ring: VecDeque<Pending>,
+    first: u32,
+    /// No further request is read.
+    last: bool,
+    /// When the present state is over, on the tick clock.
+    deadline_ms: u64,
+}
+
+impl Http {
+    /// Bytes of a body that is being decoded.
+    pub fn body_bytes(&self) -> usize {
+        self.body.capacity()
+    }
+
+    /// Requests that are not answered.
+    pub fn under_way(&self) -> usize {
+        self.ring.len()
+    }
+}
+
+/// How an answer is to be written.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// The connection may carry another request.
+    pub keep_alive: bool,
+    /// The request was HEAD.
+    pub head_only: bool,
+    /// The value of `Access-Control-Allow-Origin`, if the request came from a web page that may read the answer.
+    pub allow_origin: Option<Box<str>>,
+}
+
+/// A request under way.
+struct Pending {
+    manner: Manner,
+    state: State,
+}
+
+enum State {
+    Ready(Vec<u8>),
+    Waiting,
+    Gathering(Box<Gather>),
+}
+
+/// An answer before it is written.
+pub struct Rest {
+    /// The status code.
+    pub status: u16,
+    /// Fields besides those that every answer has.
+    pub headers: Vec<(&'static str, String)>,
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+/// Where reading stopped.
+enum Read {
+    /// More bytes are needed.
+    Partial,
+    /// The connection does not want to read now.
+    Paused,
+    /// This many bytes were used up.
+    Used(usize),
+}
+
+impl Shard {
+    /// Takes bytes of an HTTP connection.
+    pub(super) fn http_input(&mut self, slot: u32, input: &[u8]) {
+        let mut tail = std::mem::take(&mut self.connections[slot].extra_mut().tail);
+        if tail.is_empty() {
+            let used = self.http_read(slot, input);
+            self.http_keep(slot, input[used..].to_vec(), true);
+        } else {
+            tail.extend_from_slice(input);
+            self.http_resume(slot, tail);
+        }
+    }
+
+    /// Reads on in what was kept.
+    pub(super) fn http_resume(&mut self, slot: u32, mut tail: Vec<u8>) {
+        let used = self.http_read(slot, &tail);
+        tail.drain(..used);
+        self.http_keep(slot, tail, used > 0);
+        if self.connections[slot].phase == Phase::Http && self.connections[slot].has(Flag::EndOfInput) {
+            self.http_ended(slot);
+        }
+    }
+
+    /// Handles the requests that are complete in `data`; returns the bytes that are done with.
+    fn http_read(&mut self, slot: u32, data: &[u8]) -> usize {
+        let mut at = 0;
+        while at < data.len() {
+            let mut http = self.take_http(slot);
+            let outcome = self.read_request(slot, &mut http, &data[at..]);
+            if self.connections[slot].phase != Phase::Http {
+                // Upgraded, or gone: what is left belongs to what it has become.
+                if let Read::Used(used) = outcome {
+                    self.after_upgrade(slot, &data[at + used..]);
+                }
+                return data.len();
+            }
+            self.connections[slot].extra_mut().http = Some(http);
+            match outcome {
+                Read::Used(used) => at += used,
+                Read::Partial => break,
+                Read::Paused => {
+                    self.connections[slot].mark(Flag::Paused);
+                    break;
+                }
+            }
+        }
+        at
+    }
+
+    fn take_http(&mut self, slot: u32) -> Box<Http> {
+        let deadline_ms = self.now.tick_ms + self.config.limits.handshake_ms;
+        let fresh = || Box::new(Http { deadline_ms, ..Http::default() });
+        self.connections[slot].extra_mut().http.take().unwrap_or_else(fresh)
+    }
+
+    /// Keeps what is not used up, and sets the deadline of a request that has begun; then sends what is ready.
+    fn http_keep(&mut self, slot: u32, rest: Vec<u8>, is_new: bool) {
+        if self.connections[slot].phase != Phase::Http {
+            return;
+        }
+        let (now_ms, limits) = (self.now.tick_ms, &self.config.limits);
+        let extra = self.connections[slot].extra_mut();
+        if is_new {
+            extra.unfinished_ms = now_ms;
+        }
+        extra.tail = rest;
+        if let Some(http) = extra.http.as_mut().filter(|_| !extra.tail.is_empty()) {
+            let window_ms = if http.framing.is_some() { limits.rest_idle_ms } else { limits.handshake_ms };
+            http.deadline_ms = extra.unfinished_ms + window_ms;
+            let due_ms = http.deadline_ms;
+            if self.wheel.due_ms(slot).is_none_or(|armed_ms| armed_ms > due_ms) {
+                self.wheel.set(slot, due_ms);
+            }
+        }
+        self.tidy_extra(slot);
+        self.http_flush(slot);
+    }
+
+    /// Reads one request from the start of `data`, and handles it if it is complete.
+    fn read_request(&mut self, slot: u32, http: &mut Http, data: &[u8]) -> Read {
+        if http.last || http.ring.len() >= self.config.limits.requests_under_way_max {
+            return Read::Paused;
+        }
+        let limits = HttpLimits {
+            header_bytes_max: self.config.limits.header_bytes_max,
+            // Whether a body is too large is said after the path, the method and the credential were looked at.
+            body_bytes_max: usize::MAX >> 1,
+        };
+        let (head, framing) = match parse_head(data, &mut http.scanned, &limits) {
+            Ok(Status::Complete(complete)) => complete,
+            Ok(Status::Partial) => return Read::Partial,
+            Err(reject) => return self.reject(http, &reject, data.len()),
+        };
+        http.framing = Some(framing);
+        let body_max = self.config.limits.body_bytes_max;
+        let behind = &data[framing.head_len..];
+        let (body, used) = match framing.body {
+            BodyLength::None => (Body::Absent, 0),
+            BodyLength::Length(length) if length > body_max => (Body::TooLarge, behind.len()),
+            BodyLength::Length(length) if behind.len() < length => return self.want_body(http, &framing),
+            BodyLength::Length(length) => (Body::Bytes(&behind[..length]), length),
+            BodyLength::Chunked => {
+                let decoder = http.chunked.get_or_insert_default();
+                let from = http.decoded.min(behind.len());
+                match decoder.decode(&behind[from..], &mut http.body, body_max) {
+                    Ok((used, true)) => (Body::Decoded, from + used),
+                    Ok((used, false)) => {
+                        http.decoded = from + used;
+                        return self.want_body(http, &framing);
+                    }
+                    Err(reject) if reject.status == 413 => (Body::TooLarge, behind.len()),
+                    Err(reject) => return self.reject(http, &reject, data.len()),
+                }
+            }
+        };
+        let decoded = std::mem::take(&mut http.body);
+        let body = if matches!(body, Body::Decoded) { Body::Bytes(&decoded) } else { body };
+        (http.scanned, http.framing, http.continue_sent) = (0, None, false);
+        (http.chunked, http.decoded) = (None, 0);
+        self.handle_complete(slot, http, &head, &framing, body, framing.head_len + used)
+    }
+
+    fn handle_complete(
+        &mut self,
+        slot: u32,
+        http: &mut Http,
+        head: &Head<'_>,
+        framing: &Framing,
+        body: Body<'_>,
+        used: usize,
+    ) -> Read {
+        let keep_alive = framing.keep_alive && !matches!(body, Body::TooLarge) && !self.is_quiescing();
+        let origin = head.header_str("origin");
+        let allow_origin = origin.filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
+            let any = matches!(self.config.origins, crate::config::Origins::Any);
+            Box::from(if any { "*" } else { origin })
+        });
+        let manner = Manner { keep_alive, head_only: head.method == "HEAD", allow_origin };
+        let number = http.first.wrapping_add(http.ring.len() as u32);
+        let state = match self.handle_http_request(slot, number, head, framing, &body, http.ring.is_empty()) {
+            Handled::Now(rest) => State::Ready(self.write_rest(&manner, &rest)),
+            Handled::Pending => State::Waiting,
+            Handled::Gather(gather) => State::Gathering(gather),
+            Handled::NotYet => return Read::Paused,
+            Handled::Upgraded => return Read::Used(used),
+        };
+        http.last = !keep_alive;
+        http.ring.push_back(Pending { manner, state });
+        Read::Used(used)
+    }
+
+    /// The body is still to come; a client that waits for a sign gets it, behind the answers before it.
+    fn want_body(&mut self, http: &mut Http, framing: &Framing) -> Read {
+        if framing.expect_continue && !http.continue_sent {
+            http.continue_sent = true;
+            let manner = Manner { keep_alive: true, head_only: false, allow_origin: None };
+            http.ring.push_back(Pending { manner, state: State::Ready(CONTINUE.to_vec()) });
+        }
+        Read::Partial
+    }
+
+    fn reject(&mut self, http: &mut Http, reject: &Reject, used: usize) -> Read {
+        let manner = Manner { keep_alive: false, head_only: false, allow_origin: None };
+        let mut rest = Rest::error(reject.status, error_code(reject.status), reject.reason);
+        rest.headers.extend(reject.headers().iter().map(|&(name, value)| (name, value.to_owned())));
+        let state = State::Ready(self.write_rest(&manner, &rest));
+        http.last = true;
+        http.ring.push_back(Pending { manner, state });
+        Read::Used(used)
+    }
+
+    fn write_rest(&self, manner: &Manner, rest: &Rest) -> Vec<u8> {
+        let mut headers: Vec<(&str, &str)> = rest.headers.iter().map(|(name, value)| (*name, &**value)).collect();
+        if let Some(origin) = &manner.allow_origin {
+            headers.push(("Access-Control-Allow-Origin", origin));
+            headers.push(("Access-Control-Expose-Headers", "Idempotency-Replayed, Retry-After"));
+            if &**origin != "*" {
+                headers.push(("Vary", "Origin"));
+            }
+        }
+        let date = HttpDate::from_unix_ms(self.now.wall_ms);
+        let response = Response {
+            status: rest.status,
+            headers: &headers,
+            content_type: Some("application/json"),
+            date: Some(&date),
+            body: &rest.body,
+        };
+        let mut out = Vec::new();
+        put_response(&mut out, &response, manner.keep_alive, manner.head_only);
+        out
+    }
+
+    /// Takes the answer to a request, or to a part of one.
+    pub(super) fn answer_http(&mut self, slot: u32, number: u32, part: Option<u32>, answer: Answer) {
+        let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };
+        let at = number.wrapping_sub(http.first) as usize;
+        if let Some(pending) = http.ring.get_mut(at) {
+            let finished = match &mut pending.state {
+                State::Ready(_) => None,
+                State::Waiting => Some(self.render(answer)),
+                State::Gathering(gather) => self.gather_part(slot, number, gather, part, answer),
+            };
+            if let Some(rest) = finished {
+                pending.state = State::Ready(self.write_rest(&pending.manner, &rest));
+            }
+        }
+        self.connections[slot].extra_mut().http = Some(http);
+        self.http_flush(slot);
+    }
+
+    /// Sends everything that is ready at the front of the ring, and reads on if that made room.
+    fn http_flush(&mut self, slot: u32) {
+        let now_ms = self.now.tick_ms;
+        let conn = &mut self.connections[slot];
+        let Some(http) = conn.extra.as_mut().and_then(|extra| extra.http.as_mut()) else { return };
+        let before = http.ring.len();
+        while let Some(Pending { state: State::Ready(_), .. }) = http.ring.front() {
+            let Some(Pending { state: State::Ready(bytes), .. }) = http.ring.pop_front() else { break };
+            http.first = http.first.wrapping_add(1);
+            self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&bytes));
+        }
+        let (is_empty, last) = (http.ring.is_empty(), http.last);
+        if http.ring.len() == before {
+            return;
+        }
+        http.deadline_ms = now_ms + self.config.limits.rest_idle_ms;
+        let ended = conn.has(Flag::EndOfInput);
+        let has_tail = conn.extra.as_ref().is_some_and(|extra| !extra.tail.is_empty());
+        self.mark_express(slot);
+        if is_empty && (last || ended && !has_tail || self.is_quiescing()) {
+            self.linger(slot);
+        } else {
+            self.resume(slot);
+        }
+    }
+
+    /// The client has shut its side; what it asked is still answered.
+    pub(super) fn http_ended(&mut self, slot: u32) {
+        let conn = &self.connections[slot];
+        let http = conn.extra.as_ref().and_then(|extra| extra.http.as_ref());
+        if http.is_none_or(|http| http.ring.is_empty()) && !conn.has(Flag::Paused) {
+            if conn.outbox.is_empty() { self.kill(slot) } else { self.linger(slot) }
+        }
+    }
+
+    pub(super) fn is_http_paused(&self, slot: u32) -> bool {
+        let conn = &self.connections[slot];
+        let http = conn.extra.as_ref().and_then(|extra| extra.http.as_ref());
+        let limits = &self.config.limits;
+        let full = http.is_some_and(|http| http.last || http.ring.len() >= limits.requests_under_way_max);
+        full || conn.outbox.bytes() >= limits.outbox_soft_bytes
+    }
+
+    /// An HTTP connection's time is over: 408 for a request that has begun, nothing for one that only idles.
+    pub(super) fn http_deadline(&mut self, slot: u32) {
+        let now_ms = self.now.tick_ms;
+        let conn = &mut self.connections[slot];
+        let Some(extra) = &mut conn.extra else { return self.kill(slot) };
+        let Some(http) = &mut extra.http else { return self.kill(slot) };
+        if !http.ring.is_empty() {
+            http.deadline_ms = http.deadline_ms.max(now_ms + 1000);
+        }
+        if http.deadline_ms > now_ms {
+            let due_ms = http.deadline_ms;
+            return self.wheel.set(slot, due_ms);
+        }
+        if extra.tail.is_empty() {
+            return self.kill(slot);
+        }
+        let mut http = self.take_http(slot);
+        self.reject(&mut http, &Reject::with(408, "the request did not arrive in time"), 0);
+        self.connections[slot].extra_mut().http = Some(http);
+        self.http_flush(slot);
+    }
+
+    /// Ends an HTTP connection while the server stops, once what it asked is answered.
+    pub(super) fn http_drain(&mut self, slot: u32) {
+        let under_way = self.connections[slot].extra.as_ref().and_then(|extra| extra.http.as_ref());
+        if under_way.is_none_or(|http| http.ring.is_empty()) {
+            if self.connections[slot].outbox.is_empty() { self.kill(slot) } else { self.linger(slot) }
+        }
+    }
+
+    /// What came behind an upgrade request in the same read.
+    fn after_upgrade(&mut self, slot: u32, rest: &[u8]) {
+        match self.connections[slot].phase {
+            Phase::Admitting if !rest.is_empty() => self.keep_input(slot, rest),
+            Phase::Auth if !rest.is_empty() => {
+                let mut rest = rest.to_vec();
+                self.websocket_input(slot, &mut rest);
+            }
+            _ => self.tidy_extra(slot),
+        }
+    }
+}
+
+impl Rest {
+    /// An answer with a JSON body.
+    pub fn json(status: u16, body: Vec<u8>) -> Self {
+        Self { status, headers: Vec::new(), body }
+    }
+
+    /// An error as REST gives them.
+    pub fn error(status: u16, code: crate::wire::client::ErrorCode, text: &str) -> Self {
+        let mut body = Vec::new();
+        crate::wire::event::rest_error(&mut body, code, text);
+        let mut rest = Self::json(status, body);
+        if matches!(status, 429 | 503) {
+            rest.headers.push(("Retry-After", "1".to_owned()));
+        }
+        rest
+    }
+}
+
+/// The code in the body of an error that HTTP's own rules call for.
+fn error_code(status: u16) -> crate::wire::client::ErrorCode {
+    use crate::wire::client::ErrorCode;
+    match status {
+        413 | 414 | 431 => ErrorCode::TooLarge,
+        404 => ErrorCode::NotFound,
+        _ => ErrorCode::InvalidMessage,
+    }
+}

@@ -1,0 +1,109 @@
+//! What happens when a connection's timer fires: pings and silence, token expiry, and the deadlines of opening, idling
+//! and closing.
+//!
+//! One deadline per connection stands in the wheel. What it is for follows from the phase when it fires, so traffic never
+//! touches the wheel.
+
+use super::closing::CloseReason;
+use super::connection::{Flag, Phase};
+use super::shard::Shard;
+use super::wheel::TICK_MS;
+
+impl Shard {
+    /// Handles at most `budget` timers; `is_unread` says of a slot that the poll has reported input that was not read.
+    pub fn handle_timers(&mut self, budget: usize, is_unread: impl Fn(u32) -> bool) {
+        let mut fired = Vec::new();
+        self.wheel.expire(self.now.tick_ms, &mut fired);
+        self.fired.extend(fired);
+        for _ in 0..budget {
+            let Some(slot) = self.fired.pop_front() else { break };
+            self.handle_deadline(slot, is_unread(slot));
+        }
+        self.handle_room_timers();
+    }
+
+    fn handle_deadline(&mut self, slot: u32, is_unread: bool) {
+        match self.connections[slot].phase {
+            Phase::Free | Phase::Dead => {}
+            Phase::Http => self.http_deadline(slot),
+            Phase::Auth => self.close(slot, &CloseReason::NoToken),
+            Phase::Admitting => self.wheel.set(slot, self.now.tick_ms + 1000),
+            Phase::Closing | Phase::Lingering => self.kill(slot),
+            Phase::Open => self.open_deadline(slot, is_unread),
+        }
+    }
+
+    fn open_deadline(&mut self, slot: u32, is_unread: bool) {
+        if self.is_expired(slot) {
+            return self.close(slot, &CloseReason::Expired);
+        }
+        if self.drain_due(slot) {
+            return;
+        }
+        let interval = self.heartbeat_ticks();
+        let intervals = self.tick().wrapping_sub(self.connections[slot].opened) / interval;
+        let conn = &mut self.connections[slot];
+        // The parity of the interval tells the first firing in it from one that stood for something else.
+        let is_odd = intervals % 2 == 1;
+        if intervals > 0 && is_odd != conn.has(Flag::PingedOdd) {
+            let is_lenient = self.now.tick_ms < self.lenient_until_ms;
+            if conn.has(Flag::Pinged) && !is_unread && !conn.has(Flag::Paused) && !is_lenient {
+                return self.kill(slot);
+            }
+            conn.mark(Flag::Pinged);
+            if is_odd {
+                conn.mark(Flag::PingedOdd)
+            } else {
+                conn.unmark(Flag::PingedOdd)
+            }
+            self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&[0x89, 0]));
+            self.mark_express(slot);
+        }
+        self.arm_open(slot);
+    }
+
+    /// Sets the next deadline of an open connection: its next ping, or the end of its token.
+    pub(super) fn arm_open(&mut self, slot: u32) {
+        let interval = self.heartbeat_ticks();
+        let conn = &self.connections[slot];
+        let intervals = self.tick().wrapping_sub(conn.opened) / interval;
+        let ping_ms = u64::from(conn.opened + (intervals + 1) * interval) * TICK_MS;
+        let expiry_ms = self.expires_in_ms(slot).map(|left_ms| self.now.tick_ms + left_ms);
+        self.wheel.set(slot, expiry_ms.map_or(ping_ms, |expiry_ms| expiry_ms.min(ping_ms)));
+    }
+
+    fn heartbeat_ticks(&self) -> u32 {
+        (self.config.limits.heartbeat_ms / TICK_MS).max(1) as u32
+    }
+
+    fn expires_in_ms(&self, slot: u32) -> Option<u64> {
+        let expires_at_s = self.connections[slot].expires_at_s;
+        let enforced = expires_at_s != 0 && self.config.enforce_expiry;
+        enforced.then(|| (u64::from(expires_at_s) * 1000).saturating_sub(self.now.wall_ms))
+    }
+
+    fn is_expired(&self, slot: u32) -> bool {
+        self.expires_in_ms(slot) == Some(0)
+    }
+
+    /// A connection that had missed events has sent everything: it is told, and asks for what is so now.
+    pub(super) fn handle_caught_up(&mut self, slot: u32) {
+        let now = self.now.wall_ms;
+        let Some(extra) = &mut self.connections[slot].extra else { return };
+        let count = std::mem::take(&mut extra.shed);
+        if count == 0 && extra.refresh.is_empty() {
+            return;
+        }
+        let marked = self.connections[slot].rooms.take_shed();
+        let extra = self.connections[slot].extra_mut();
+        for room in marked {
+            if !extra.refresh.contains(&room) {
+                extra.refresh.push(room);
+            }
+        }
+        if count > 0 {
+            self.send_json(slot, |out| crate::wire::event::shed(out, u64::from(count), now));
+        }
+        self.ask_refresh(slot);
+    }
+}

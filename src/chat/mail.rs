@@ -1,0 +1,163 @@
+//! What a shard has for the others, and for itself, until the end of the turn.
+//!
+//! Owns the credits and the windows of each pair, seen from this side. A shard's post to itself goes through the same
+//! door, so that one thread and many behave alike; it is handled in the same turn.
+
+use std::collections::VecDeque;
+
+use super::envelope::{Batch, Envelope, Origin, Reply, Request};
+use super::ids::ShardId;
+
+struct Outgoing {
+    /// What could not be handed over, ahead of everything else.
+    held: Option<Batch>,
+    envelopes: Vec<Envelope>,
+    credits_back: u32,
+    window_back: usize,
+    credits: usize,
+    window_used: usize,
+}
+
+/// The outgoing side of a shard.
+pub struct Mail {
+    id: ShardId,
+    targets: Vec<Outgoing>,
+    local: VecDeque<Envelope>,
+    credits_max: usize,
+    window_bytes: usize,
+}
+
+impl Mail {
+    /// Mail of shard `id` among `shards`, with `credits_max` requests and `window_bytes` of bursts under way per pair.
+    pub fn new(id: ShardId, shards: usize, credits_max: usize, window_bytes: usize) -> Self {
+        let target = || Outgoing {
+            held: None,
+            envelopes: Vec::new(),
+            credits_back: 0,
+            window_back: 0,
+            credits: credits_max,
+            window_used: 0,
+        };
+        let targets = (0..shards).map(|_| target()).collect();
+        Self { id, targets, local: VecDeque::new(), credits_max, window_bytes }
+    }
+
+    /// Posts a request.
+    ///
+    /// # Errors
+    /// Gives the request back when the pair has no credit left.
+    pub fn request(&mut self, target: ShardId, request: Request) -> Result<(), Request> {
+        let outgoing = &mut self.targets[target.index()];
+        if outgoing.credits == 0 {
+            return Err(request);
+        }
+        outgoing.credits -= 1;
+        self.post(target, Envelope::Request(request));
+        Ok(())
+    }
+
+    /// Whether a request to that shard would be taken.
+    pub fn has_credit(&self, target: ShardId) -> bool {
+        self.targets[target.index()].credits > 0
+    }
+
+    /// Posts the reply to a request that came from `target`, and with it the credit.
+    pub fn reply(&mut self, target: ShardId, reply: Reply) {
+        if target == self.id {
+            self.targets[target.index()].credits += 1;
+        } else {
+            self.targets[target.index()].credits_back += 1;
+        }
+        // A reply that nobody waits for is only the credit.
+        if !matches!(reply.origin, Origin { to: super::envelope::ReplyTo::Nobody, .. }) {
+            self.post(target, Envelope::Reply(reply));
+        }
+    }
+
+    /// Posts an obligation.
+    pub fn post(&mut self, target: ShardId, envelope: Envelope) {
+        if let Envelope::Burst { bytes, .. } = &envelope {
+            self.targets[target.index()].window_used += bytes;
+        }
+        if target == self.id {
+            self.local.push_back(envelope);
+        } else {
+            self.targets[target.index()].envelopes.push(envelope);
+        }
+    }
+
+    /// Whether bursts may be sent to that shard.
+    pub fn is_window_open(&self, target: ShardId) -> bool {
+        self.targets[target.index()].window_used < self.window_bytes
+    }
+
+    /// Notes that so many bytes of a burst of shard `home` were taken over here.
+    pub fn take_over(&mut self, home: ShardId, bytes: usize) {
+        let target = &mut self.targets[home.index()];
+        if home == self.id {
+            target.window_used -= bytes;
+        } else {
+            target.window_back += bytes;
+        }
+    }
+
+    /// Notes what a batch from `from` gives back. Returns whether a window that was shut is open again.
+    pub fn handle_returned(&mut self, from: ShardId, credits: u32, window_bytes: usize) -> bool {
+        let was_open = self.is_window_open(from);
+        let target = &mut self.targets[from.index()];
+        target.credits += credits as usize;
+        target.window_used -= window_bytes;
+        !was_open && self.is_window_open(from)
+    }
+
+    /// The next thing that the shard posted to itself.
+    pub fn next_local(&mut self) -> Option<Envelope> {
+        self.local.pop_front()
+    }
+
+    /// Whether the shard has something to tell itself.
+    pub fn has_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
+    /// What there is for `target`, if anything; what it refuses goes to [`Mail::restore`].
+    pub fn poll_batch(&mut self, target: ShardId) -> Option<Batch> {
+        let from = self.id;
+        let outgoing = &mut self.targets[target.index()];
+        if let Some(batch) = outgoing.held.take() {
+            return Some(batch);
+        }
+        if outgoing.envelopes.is_empty() && outgoing.credits_back == 0 && outgoing.window_back == 0 {
+            return None;
+        }
+        Some(Batch {
+            from,
+            envelopes: std::mem::take(&mut outgoing.envelopes),
+            credits: std::mem::take(&mut outgoing.credits_back),
+            window_bytes: std::mem::take(&mut outgoing.window_back),
+        })
+    }
+
+    /// Takes back a batch whose receiver's mailbox was full.
+    pub fn restore(&mut self, target: ShardId, batch: Batch) {
+        self.targets[target.index()].held = Some(batch);
+    }
+
+    /// Whether a batch is held back.
+    pub fn is_holding(&self) -> bool {
+        self.targets.iter().any(|target| target.held.is_some())
+    }
+
+    /// Whether every request was answered, every burst taken over and everything handed over.
+    pub fn is_settled(&self) -> bool {
+        let settled = |t: &Outgoing| {
+            t.held.is_none() && t.envelopes.is_empty() && t.credits == self.credits_max && t.window_used == 0
+        };
+        self.local.is_empty() && self.targets.iter().all(settled)
+    }
+
+    /// Requests under way to all shards.
+    pub fn requests_under_way(&self) -> usize {
+        self.targets.iter().map(|target| self.credits_max - target.credits).sum()
+    }
+}

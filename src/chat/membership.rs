@@ -1,0 +1,395 @@
+//! Connections in rooms: joining, leaving, and handing a room's bursts to its members here.
+//!
+//! A join is *pending* from the Subscribe to the answer of the room's home. Its entry outlives the connection, so that for
+//! each Subscribed there is exactly one Unsubscribe, and never one before it. What a connection says about a room while
+//! its join is pending waits in the entry, in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::burst::{Kind, Segment};
+use super::connection::{Flag, JoinBatch, NONE};
+use super::envelope::{Answer, Ask, Envelope, Origin, Publish, ReplyTo, Request, RoomAsk};
+use super::ids::{ConnId, RoomName, UserId, home};
+use super::outbox::SegmentHandle;
+use super::shard::Shard;
+use super::tables::Member;
+use crate::chat::closing::CloseReason;
+use crate::wire::client::ErrorCode;
+use crate::wire::event::{self, AnsweredRoom, RoomAnswer, UserEvent};
+use crate::wire::websocket::{Opcode, put_frame};
+
+/// Rooms with more members than this on a shard are sent from the bulk queue.
+const EXPRESS_MEMBERS_MAX: usize = 256;
+
+/// A join whose answer has not come.
+pub struct PendingJoin {
+    conn: ConnId,
+    user: UserId,
+    room: u32,
+    /// The connection is in the room already.
+    again: bool,
+    /// The connection has gone.
+    closed: bool,
+    reference: Option<Box<str>>,
+    batch: Option<u32>,
+    parked: VecDeque<RoomRequest>,
+}
+
+/// What a connection can ask about one room.
+#[derive(Debug)]
+pub struct RoomRequest {
+    /// The `ref`, as written.
+    pub reference: Option<Box<str>>,
+    /// What it asks.
+    pub action: RoomAction,
+}
+
+/// What is asked about a room.
+#[derive(Debug)]
+pub enum RoomAction {
+    /// To come in; the number is that of the `join_rooms` of which it is a part.
+    Join(Option<u32>),
+    /// To leave.
+    Leave,
+    /// `typing_start` or `typing_stop`.
+    Typing(bool),
+    /// A reaction, as the JSON that goes out but for its end.
+    React(Vec<u8>),
+}
+
+impl Shard {
+    /// Does what a connection asks about a room, now or behind its pending join.
+    pub(super) fn ask_about_room(&mut self, slot: u32, room: &str, request: RoomRequest) {
+        let hash = self.key.hash(room);
+        let number = self.local_rooms.find_text(hash, room);
+        if let Some(join) = number.and_then(|number| self.pending_join(slot, number)) {
+            let parked = &mut self.joins[join].parked;
+            if parked.len() < self.config.limits.parked_messages_max {
+                parked.push_back(request);
+            } else {
+                self.refuse(slot, room, request, ErrorCode::Overloaded, "too much is waiting behind the join");
+            }
+            return;
+        }
+        match (&request.action, number) {
+            (RoomAction::Join(_), _) => self.join(slot, hash, room, request),
+            (RoomAction::Leave, _) => self.leave(slot, number, room, request.reference),
+            (_, Some(number)) if self.connections[slot].rooms.find(number).is_some() => {
+                let user = self.users.id(self.connections[slot].user).clone();
+                let conn = self.connections.id(slot);
+                let name = self.local_rooms[number].name.clone();
+                if let Err(request) = self.forward(conn, &user, &name, request) {
+                    self.refuse(slot, room, request, ErrorCode::Overloaded, "the room is busy, try again");
+                }
+            }
+            _ => self.refuse(slot, room, request, ErrorCode::NotInRoom, "join the room first"),
+        }
+    }
+
+    /// Sends what a member says about a room to the room's home.
+    fn forward(
+        &mut self,
+        conn: ConnId,
+        user: &UserId,
+        room: &RoomName,
+        request: RoomRequest,
+    ) -> Result<(), RoomRequest> {
+        let to = match &request.reference {
+            Some(reference) => ReplyTo::Reference(reference.clone(), room.clone()),
+            None => ReplyTo::Nobody,
+        };
+        let ask = match request.action {
+            RoomAction::Typing(start) => RoomAsk::Typing { user: user.clone(), start },
+            RoomAction::React(prefix) => {
+                RoomAsk::Publish(Publish { prefix, timestamp: None, author: None, message: None })
+            }
+            RoomAction::Join(_) | RoomAction::Leave => return Ok(()),
+        };
+        let target = home(room.hash_code(), self.shards);
+        let posted =
+            self.mail.request(target, Request { origin: Origin { conn, to }, ask: Ask::Room(room.clone(), ask) });
+        // Only what names the answer is needed of a request that could not be posted.
+        posted.map_err(|_| RoomRequest { reference: request.reference, action: RoomAction::Leave })
+    }
+
+    fn join(&mut self, slot: u32, hash: u64, room: &str, request: RoomRequest) {
+        let RoomRequest { reference, action } = request;
+        let batch = if let RoomAction::Join(batch) = action { batch } else { None };
+        let conn = &self.connections[slot];
+        let pending = conn.extra.as_ref().map_or(0, |extra| extra.joins.len());
+        let limits = &self.config.limits;
+        let target = home(hash, self.shards);
+        let number = self.local_rooms.enter(hash, room, target);
+        let again = conn.rooms.find(number).is_some();
+        let failure = if !again && conn.rooms.len() + pending >= limits.rooms_per_connection_max {
+            Some((ErrorCode::RoomLimit, "too many rooms on this connection"))
+        } else if self.joins.len() >= limits.pending_joins_max {
+            Some((ErrorCode::Overloaded, "too many joins under way, try again"))
+        } else {
+            let (conn, user) = (self.connections.id(slot), self.users.id(conn.user).clone());
+            let name = self.local_rooms[number].name.clone();
+            let entry = self.joins.vacant_entry();
+            let join = entry.key() as u32;
+            let ask = Ask::Room(name, RoomAsk::Subscribe { user: user.clone(), again });
+            let posted = self.mail.request(target, Request { origin: Origin { conn, to: ReplyTo::Join(join) }, ask });
+            if posted.is_ok() {
+                let parked = VecDeque::new();
+                let reference = reference.clone();
+                entry.insert(PendingJoin { conn, user, room: number, again, closed: false, reference, batch, parked });
+                self.connections[slot].extra_mut().joins.push(join);
+                self.local_rooms[number].pending += 1;
+            }
+            posted.err().map(|_| (ErrorCode::Overloaded, "too many requests under way, try again"))
+        };
+        if let Some((code, text)) = failure {
+            self.local_rooms.release(number);
+            self.refuse(slot, room, RoomRequest { reference, action: RoomAction::Join(batch) }, code, text);
+        }
+    }
+
+    fn leave(&mut self, slot: u32, number: Option<u32>, room: &str, reference: Option<Box<str>>) {
+        if let Some(number) = number {
+            self.remove_member(slot, number);
+        }
+        if let Some(reference) = reference {
+            let now = self.now.wall_ms;
+            self.send_json(slot, |out| event::ack(out, Some(&reference), Some(room), now));
+        }
+    }
+
+    /// The home of the room has answered a pending join.
+    pub(super) fn finish_join(&mut self, number: u32, answer: Answer) {
+        let Some(mut join) = self.joins.try_remove(number as usize) else { return };
+        let room = self.local_rooms[join.room].name.clone();
+        self.local_rooms[join.room].pending -= 1;
+        let slot = join.conn.slot();
+        if !join.closed {
+            let conn = &mut self.connections[slot];
+            conn.extra_mut().joins.retain(|&other| other != number);
+            match answer {
+                Answer::Subscribed { online, timestamp_ms } => {
+                    if !join.again {
+                        self.add_member(slot, join.room);
+                    }
+                    self.greet(slot, &room, &join.user, online, timestamp_ms);
+                    self.answer_join(slot, &room, &join, None);
+                }
+                Answer::Refused(code) => self.answer_join(slot, &room, &join, Some(code)),
+                _ => debug_assert!(false, "a join is answered by Subscribed or Refused"),
+            }
+            for request in std::mem::take(&mut join.parked) {
+                self.ask_about_room(slot, room.text(), request);
+            }
+        } else if matches!(answer, Answer::Subscribed { .. }) && !join.again {
+            self.finish_for_the_gone(&mut join, &room);
+        }
+        self.local_rooms.release(join.room);
+        if self.connections.is_current(join.conn) {
+            self.tidy_extra(slot);
+        }
+    }
+
+    /// A connection that joined, spoke and closed at once: what it said still takes effect, then it leaves.
+    fn finish_for_the_gone(&mut self, join: &mut PendingJoin, room: &RoomName) {
+        for request in std::mem::take(&mut join.parked) {
+            if matches!(request.action, RoomAction::Leave | RoomAction::Join(_)) {
+                break;
+            }
+            let request = RoomRequest { reference: None, ..request };
+            if self.forward(join.conn, &join.user, room, request).is_err() {
+                break;
+            }
+        }
+        self.unsubscribe(room.clone(), join.user.clone(), join.conn);
+    }
+
+    fn greet(&mut self, slot: u32, room: &RoomName, user: &UserId, online: Arc<[u8]>, timestamp_ms: u64) {
+        self.send_json(slot, |out| event::user_event(out, UserEvent::Joined, room.text(), user.as_ref(), timestamp_ms));
+        self.send_shared(slot, online);
+    }
+
+    fn answer_join(&mut self, slot: u32, room: &RoomName, join: &PendingJoin, failure: Option<ErrorCode>) {
+        let (now, reference) = (self.now.wall_ms, join.reference.as_deref());
+        if join.batch.is_some() {
+            self.answer_part(slot, join.batch, room.text(), failure);
+            return;
+        }
+        match (failure, reference) {
+            (None, Some(reference)) => {
+                self.send_json(slot, |out| event::ack(out, Some(reference), Some(room.text()), now))
+            }
+            (None, None) => {}
+            (Some(code), reference) => {
+                self.send_error(slot, code, "the room cannot be joined", reference, Some(room.text()))
+            }
+        }
+    }
+
+    /// Notes the outcome of one room of a `join_rooms`; the last one answers it.
+    pub(super) fn answer_part(&mut self, slot: u32, batch: Option<u32>, room: &str, failure: Option<ErrorCode>) {
+        let now = self.now.wall_ms;
+        let Some(extra) = &mut self.connections[slot].extra else { return };
+        let Some(at) = extra.batches.iter().position(|b| Some(b.number) == batch) else { return };
+        let batch = &mut extra.batches[at];
+        batch.left -= 1;
+        if let Some(entry) = batch.rooms.iter_mut().find(|entry| &*entry.0 == room) {
+            entry.1 = failure;
+        }
+        if batch.left > 0 {
+            return;
+        }
+        let Some(JoinBatch { reference, rooms, .. }) = extra.batches.remove(at) else { return };
+        let rooms = rooms.iter().map(|(room, code)| match code {
+            Some(ErrorCode::InvalidMessage) => RoomAnswer { room: AnsweredRoom::AsGiven(room), code: *code },
+            _ => RoomAnswer { room: AnsweredRoom::Named(room), code: *code },
+        });
+        self.send_json(slot, |out| event::ack_rooms(out, reference.as_deref(), rooms, now));
+    }
+
+    fn refuse(&mut self, slot: u32, room: &str, request: RoomRequest, code: ErrorCode, text: &str) {
+        match request.action {
+            RoomAction::Join(batch @ Some(_)) => self.answer_part(slot, batch, room, Some(code)),
+            _ => self.send_error(slot, code, text, request.reference.as_deref(), Some(room)),
+        }
+    }
+
+    fn pending_join(&self, slot: u32, room: u32) -> Option<usize> {
+        let joins = &self.connections[slot].extra.as_ref()?.joins;
+        // The last one: a join that was parked behind a leave is behind the first.
+        joins.iter().rev().map(|&join| join as usize).find(|&join| self.joins[join].room == room)
+    }
+
+    fn add_member(&mut self, slot: u32, number: u32) {
+        let room = &mut self.local_rooms[number];
+        let conn = &mut self.connections[slot];
+        conn.rooms.push(number, room.members.len() as u32);
+        room.members.push(Member { slot, user: conn.user });
+    }
+
+    /// Takes a connection out of a room's list and tells the home.
+    fn remove_member(&mut self, slot: u32, number: u32) {
+        let Some(link) = self.connections[slot].rooms.remove(number) else { return };
+        let room = &mut self.local_rooms[number];
+        let at = link.index as usize;
+        room.members.swap_remove(at);
+        if let Some(moved) = room.members.get(at) {
+            self.connections[moved.slot].rooms.set_index(number, link.index);
+        }
+        let name = room.name.clone();
+        let conn = self.connections.id(slot);
+        let user = self.users.id(self.connections[slot].user).clone();
+        self.local_rooms.release(number);
+        self.unsubscribe(name, user, conn);
+    }
+
+    fn unsubscribe(&mut self, room: RoomName, user: UserId, conn: ConnId) {
+        let target = home(room.hash_code(), self.shards);
+        self.mail.post(target, Envelope::Unsubscribe { room, user, conn });
+    }
+
+    /// Takes a connection out of all its rooms and marks its pending joins.
+    pub(super) fn leave_all_rooms(&mut self, slot: u32) {
+        let rooms: Vec<u32> = self.connections[slot].rooms.iter().map(|link| link.room()).collect();
+        for number in rooms {
+            self.remove_member(slot, number);
+        }
+        if let Some(extra) = &mut self.connections[slot].extra {
+            for join in std::mem::take(&mut extra.joins) {
+                self.joins[join as usize].closed = true;
+            }
+        }
+    }
+
+    /// Hands a room's burst to its members on this shard.
+    pub(super) fn deliver(&mut self, room: &RoomName, segments: &[Segment]) {
+        let Some(number) = self.local_rooms.find(room) else { return };
+        let held: Vec<Held> = segments.iter().map(|segment| self.hold(segment)).collect();
+        let room = &self.local_rooms[number];
+        let bulk = room.members.len() > EXPRESS_MEMBERS_MAX;
+        let (soft, hard) = (self.config.limits.outbox_soft_bytes, self.config.limits.outbox_hard_bytes);
+        let mut slow = Vec::new();
+        for &Member { slot, user } in &room.members {
+            let conn = &mut self.connections[slot];
+            if conn.outbox.bytes() >= hard {
+                slow.push(slot);
+                continue;
+            }
+            for segment in held.iter().filter(|segment| segment.exclude != user) {
+                let unsent = conn.outbox.bytes();
+                if segment.kind == Kind::Ephemeral && unsent > 0 && unsent + segment.handle.bytes() > soft {
+                    conn.extra_mut().shed += segment.events;
+                    conn.rooms.mark_shed(number);
+                } else {
+                    self.pool.link(&mut conn.outbox, segment.handle);
+                }
+            }
+            if bulk {
+                self.queues.bulk(conn, slot);
+            } else {
+                self.queues.express(conn, slot);
+            }
+        }
+        held.iter().for_each(|segment| self.pool.release(segment.handle));
+        slow.iter().for_each(|&slot| self.close(slot, &CloseReason::SlowConsumer));
+        self.keep_within_segment_pool();
+    }
+
+    fn hold(&mut self, segment: &Segment) -> Held {
+        let exclude = segment.exclude.as_ref().and_then(|user| self.users.find(user)).unwrap_or(NONE);
+        let handle = self.pool.hold(segment.frames.clone());
+        Held { handle, exclude, kind: segment.kind, events: segment.events }
+    }
+
+    /// Hands one frame to all connections of a user on this shard.
+    pub(super) fn deliver_to_user(&mut self, user: &UserId, frame: Arc<[u8]>) {
+        let Some(number) = self.users.find(user) else { return };
+        for slot in self.users.slots(number) {
+            if self.connections[slot].is_open() {
+                self.send_shared(slot, frame.clone());
+            }
+        }
+    }
+
+    /// Appends a shared frame to one connection.
+    pub(super) fn send_shared(&mut self, slot: u32, frame: Arc<[u8]>) {
+        let handle = self.pool.hold(frame);
+        self.pool.link(&mut self.connections[slot].outbox, handle);
+        self.pool.release(handle);
+        self.mark_express(slot);
+    }
+
+    /// Appends one JSON text frame to one connection.
+    pub(super) fn send_json(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut text = Vec::with_capacity(160);
+        write(&mut text);
+        self.pool.append_direct(&mut self.connections[slot].outbox, |out| put_frame(out, Opcode::Text, &[&text]));
+        self.mark_express(slot);
+    }
+
+    /// Closes those furthest behind when the segments that they hold up fill the pool.
+    fn keep_within_segment_pool(&mut self) {
+        let max = self.config.limits.segment_pool_bytes / self.shards;
+        if self.pool.shared_bytes() <= max {
+            return;
+        }
+        let behind = self.connections.iter().filter(|(_, conn)| conn.is_open() && conn.has(Flag::Blocked));
+        let mut behind: Vec<(usize, u32)> = behind.map(|(slot, conn)| (conn.outbox.bytes(), slot)).collect();
+        behind.sort_unstable_by(|a, b| b.cmp(a));
+        tracing::warn!(shard = self.id.0, bytes = self.pool.shared_bytes(), max, "segment pool full");
+        for (_, slot) in behind {
+            if self.pool.shared_bytes() <= max - max / 10 {
+                break;
+            }
+            self.close(slot, &CloseReason::SlowConsumer);
+        }
+    }
+}
+
+/// A segment in the pool of this shard while it is handed out.
+struct Held {
+    handle: SegmentHandle,
+    exclude: u32,
+    kind: Kind,
+    events: u32,
+}

@@ -1,0 +1,40 @@
+//! The chat itself, pure and deterministic.
+//!
+//! Time and bytes come in as arguments (`handle_*`), effects go out as values (`poll_*`). Nothing here reads a clock,
+//! opens a socket, starts a thread or draws a random number from outside its seed.
+
+mod admission;
+pub mod burst;
+pub mod closing;
+pub mod connection;
+pub mod drain;
+pub mod envelope;
+mod homes;
+pub mod http;
+pub mod ids;
+mod liveness;
+pub mod mail;
+mod membership;
+pub mod orderer;
+pub mod outbox;
+pub mod presence;
+pub mod queues;
+mod rest;
+pub mod revocations;
+pub mod room;
+pub mod routes;
+mod session;
+pub mod shard;
+pub mod tables;
+pub mod typing;
+pub mod user_homes;
+pub mod wheel;
+
+/// The time of a turn, read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds on a monotonic clock that starts near 0: all deadlines.
+    pub tick_ms: u64,
+    /// Milliseconds since the Unix epoch: timestamps and token expiry, nothing else.
+    pub wall_ms: u64,
+}

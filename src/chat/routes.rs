@@ -1,0 +1,360 @@
+//! The routes: which path and method does what, and who may.
+//!
+//! The checks stand in the order in which their answers count: path, method, credential, rights, length, media type, and
+//! then what is in the body. What a route does stands in `rest`.
+
+use std::borrow::Cow;
+
+use super::closing::CloseReason;
+use super::connection::{Flag, Phase};
+use super::drain::Stage;
+use super::http::Rest;
+use super::shard::Shard;
+use crate::auth::Role;
+use crate::wire::client::ErrorCode;
+use crate::wire::http::{Framing, Head};
+use crate::wire::response::put_switching_protocols;
+use crate::wire::target::{Target, parse_target};
+use crate::wire::upgrade::{Upgrade, upgrade};
+use crate::wire::value::Id;
+
+pub use super::rest::Gather;
+
+/// The subprotocol that the server knows.
+const SUBPROTOCOL: &str = "sizland.v1";
+/// In front of a token that travels as a subprotocol.
+const BEARER_PROTOCOL: &str = "bearer.";
+
+/// The body of a request.
+pub enum Body<'a> {
+    /// The request has none.
+    Absent,
+    /// All of it.
+    Bytes(&'a [u8]),
+    /// All of it, in the buffer of the decoder.
+    Decoded,
+    /// More than is taken; the rest was not read.
+    TooLarge,
+}
+
+/// What became of a request.
+pub enum Handled {
+    /// The answer.
+    Now(Rest),
+    /// It comes from another shard.
+    Pending,
+    /// It comes in parts.
+    Gather(Box<Gather>),
+    /// The requests before it must be answered first.
+    NotYet,
+    /// The connection is no longer HTTP.
+    Upgraded,
+}
+
+/// Who asks.
+pub enum Caller {
+    /// The ERP's backend, or another holder of the API key.
+    Service,
+    /// A user.
+    User(Id),
+}
+
+/// One request, taken apart.
+pub struct Call<'a> {
+    /// The connection.
+    pub slot: u32,
+    /// The number of the request on it.
+    pub number: u32,
+    /// The target with its query.
+    pub target: Target<'a>,
+    /// Who asks.
+    pub caller: Caller,
+    /// The body; empty if there is none.
+    pub body: &'a [u8],
+    /// The header `Idempotency-Key`.
+    pub idempotency_key: Option<&'a str>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Route {
+    Socket,
+    Health,
+    Ready,
+    RoomMessages,
+    Messages,
+    Online,
+    RoomEvents,
+    Rooms,
+    Broadcast,
+    User,
+    UserEvents,
+    Disconnect,
+}
+
+impl Route {
+    fn of(segments: &[Cow<'_, str>]) -> Option<Self> {
+        let segments: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
+        Some(match segments[..] {
+            ["ws"] => Self::Socket,
+            ["healthz"] => Self::Health,
+            ["readyz"] => Self::Ready,
+            ["api", "chat", "rooms", _, "messages"] => Self::RoomMessages,
+            ["api", "chat", "messages"] => Self::Messages,
+            ["api", "chat", "rooms", _, "online"] => Self::Online,
+            ["api", "chat", "rooms", _, "events"] => Self::RoomEvents,
+            ["api", "chat", "rooms"] => Self::Rooms,
+            ["api", "chat", "broadcast"] => Self::Broadcast,
+            ["api", "chat", "users", _] => Self::User,
+            ["api", "chat", "users", _, "events"] => Self::UserEvents,
+            ["api", "chat", "users", _, "disconnect"] => Self::Disconnect,
+            _ => return None,
+        })
+    }
+
+    /// The methods, as the header `Allow` names them.
+    fn allow(self) -> &'static str {
+        match self {
+            Self::Socket | Self::Health | Self::Ready | Self::Online | Self::Rooms | Self::User => "GET, HEAD, OPTIONS",
+            _ => "POST, OPTIONS",
+        }
+    }
+
+    fn allows(self, method: &str) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method)
+    }
+
+    fn is_open(self) -> bool {
+        matches!(self, Self::Socket | Self::Health | Self::Ready)
+    }
+
+    fn is_for_users(self) -> bool {
+        matches!(self, Self::RoomMessages | Self::Messages | Self::Online)
+    }
+
+    fn needs_body(self) -> bool {
+        self.allow().starts_with("POST") && self != Self::Disconnect
+    }
+}
+
+impl Shard {
+    /// Handles one complete request; `is_first` says that none before it is unanswered.
+    pub(super) fn handle_http_request(
+        &mut self,
+        slot: u32,
+        number: u32,
+        head: &Head<'_>,
+        framing: &Framing,
+        body: &Body<'_>,
+        is_first: bool,
+    ) -> Handled {
+        let target = match parse_target(head.target) {
+            Ok(target) => target,
+            Err(reject) => return error(reject.status, ErrorCode::InvalidMessage, reject.reason),
+        };
+        let Some(route) = Route::of(&target.segments) else {
+            if head.method == "OPTIONS" && head.target == "*" {
+                return Handled::Now(options("GET, HEAD, POST, OPTIONS"));
+            }
+            return error(404, ErrorCode::NotFound, "there is nothing at this path");
+        };
+        if head.method == "OPTIONS" {
+            return Handled::Now(options(route.allow()));
+        }
+        if !route.allows(head.method) {
+            let mut rest = Rest::error(405, ErrorCode::InvalidMessage, "this path does not take this method");
+            rest.headers.push(("Allow", route.allow().to_owned()));
+            return Handled::Now(rest);
+        }
+        if route == Route::Socket {
+            return self.handle_upgrade(slot, head, framing, &target, is_first);
+        }
+        if route.is_open() {
+            return Handled::Now(self.health(route));
+        }
+        let caller = match self.caller(head, route) {
+            Ok(caller) => caller,
+            Err(rest) => return Handled::Now(rest),
+        };
+        let body = match check_body(head, route, body) {
+            Ok(body) => body,
+            Err(rest) => return Handled::Now(rest),
+        };
+        if self.is_quiescing() {
+            return error(503, ErrorCode::Unavailable, "the server is stopping");
+        }
+        if matches!(caller, Caller::User(_)) && self.charge(slot, 1).is_err() {
+            return error(429, ErrorCode::RateLimited, "too many requests, slow down");
+        }
+        let idempotency_key = head.header_str("idempotency-key");
+        self.dispatch(route, Call { slot, number, target, caller, body, idempotency_key })
+    }
+
+    fn dispatch(&mut self, route: Route, call: Call<'_>) -> Handled {
+        match route {
+            Route::RoomMessages => {
+                let room = call.target.segments.get(3).cloned().unwrap_or_default();
+                self.post_message(&call, &room)
+            }
+            Route::Messages => match call.target.query("roomId") {
+                Some(room) => self.post_message(&call, &room),
+                None => error(422, ErrorCode::InvalidMessage, "the query needs roomId"),
+            },
+            Route::Online => self.list_online(&call),
+            Route::RoomEvents => self.post_room_event(&call),
+            Route::Rooms => self.list_all_rooms(&call),
+            Route::Broadcast => self.post_broadcast(&call),
+            Route::User => self.describe_user(&call),
+            Route::UserEvents => self.post_user_event(&call),
+            Route::Disconnect => self.post_disconnect(&call),
+            Route::Socket | Route::Health | Route::Ready => error(404, ErrorCode::NotFound, "there is nothing here"),
+        }
+    }
+
+    fn health(&self, route: Route) -> Rest {
+        if route == Route::Ready && self.stage > Stage::Running {
+            let mut rest = Rest::json(503, br#"{"status":"draining"}"#.to_vec());
+            rest.headers.push(("Retry-After", "1".to_owned()));
+            return rest;
+        }
+        let status = if route == Route::Ready { r#"{"status":"ready"}"# } else { r#"{"status":"alive"}"# };
+        Rest::json(200, status.as_bytes().to_vec())
+    }
+
+    /// Who asks, and whether they may.
+    fn caller(&self, head: &Head<'_>, route: Route) -> Result<Caller, Rest> {
+        let refuse = |text: &str| {
+            let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
+            rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
+            rest
+        };
+        if let Some(given) = head.header("x-api-key") {
+            let known = self.config.api_key.as_ref().is_some_and(|key| key.matches(given));
+            return if known { Ok(Caller::Service) } else { Err(refuse("the API key is not known")) };
+        }
+        let Some(token) = bearer(head) else {
+            return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
+        };
+        let Some(identity) = self.verify(token) else { return Err(refuse("the token does not verify")) };
+        match (identity.role, identity.user) {
+            (Role::Service, _) => Ok(Caller::Service),
+            (_, Some(user)) if route.is_for_users() => Ok(Caller::User(user)),
+            _ => Err(Rest::error(403, ErrorCode::Forbidden, "this call is for services")),
+        }
+    }
+
+    fn handle_upgrade(
+        &mut self,
+        slot: u32,
+        head: &Head<'_>,
+        framing: &Framing,
+        target: &Target<'_>,
+        is_first: bool,
+    ) -> Handled {
+        if head.method == "HEAD" {
+            return error(426, ErrorCode::InvalidMessage, "only WebSocket is served here");
+        }
+        let wanted = match upgrade(head, framing) {
+            Ok(wanted) => wanted,
+            Err(reject) => {
+                let mut rest = Rest::error(reject.status, ErrorCode::InvalidMessage, reject.reason);
+                rest.headers.extend(reject.headers().iter().map(|&(name, value)| (name, value.to_owned())));
+                return Handled::Now(rest);
+            }
+        };
+        if !self.config.origins.allows(head.header_str("origin")) {
+            return error(403, ErrorCode::Forbidden, "this origin may not connect");
+        }
+        if !is_first {
+            return Handled::NotYet;
+        }
+        if self.is_quiescing() {
+            return error(503, ErrorCode::Unavailable, "the server is stopping");
+        }
+        if !self.gauges.enter(self.config.limits.connections_max) {
+            return error(503, ErrorCode::Overloaded, "the server has as many connections as it takes");
+        }
+        self.connections[slot].mark(Flag::Counted);
+        self.open_websocket(slot, head, target, &wanted)
+    }
+
+    fn open_websocket(&mut self, slot: u32, head: &Head<'_>, target: &Target<'_>, wanted: &Upgrade<'_>) -> Handled {
+        let offered = |protocol: &str| wanted.protocols.contains(&protocol);
+        let known = offered(SUBPROTOCOL);
+        let mut answer = Vec::with_capacity(192);
+        put_switching_protocols(&mut answer, &wanted.accept, known.then_some(SUBPROTOCOL));
+        let in_query = target.query("token").filter(|token| !token.is_empty());
+        let in_protocol = || wanted.protocols.iter().find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL));
+        let token: Option<Cow<'_, str>> =
+            in_query.or_else(|| bearer(head).map(Cow::Borrowed)).or_else(|| in_protocol().map(Cow::Borrowed));
+        let Some(token) = token else {
+            let conn = &mut self.connections[slot];
+            self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&answer));
+            conn.phase = Phase::Auth;
+            self.wheel.set(slot, self.now.tick_ms + self.config.limits.auth_ms);
+            self.mark_express(slot);
+            if !known {
+                self.close(slot, &CloseReason::NoToken);
+            }
+            return Handled::Upgraded;
+        };
+        let identity = self.verify(&token).and_then(|identity| identity.user.clone().map(|user| (identity, user)));
+        let Some((identity, user)) = identity else {
+            let conn = &mut self.connections[slot];
+            self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&answer));
+            conn.phase = Phase::Auth;
+            self.close(slot, &CloseReason::InvalidToken);
+            return Handled::Upgraded;
+        };
+        match self.admit(slot, &user, &identity, answer, None) {
+            Ok(()) => Handled::Upgraded,
+            Err(_) => {
+                self.connections[slot].unmark(Flag::Counted);
+                self.gauges.leave();
+                error(503, ErrorCode::Overloaded, "too many are connecting, try again")
+            }
+        }
+    }
+}
+
+/// The token of `Authorization: Bearer`.
+fn bearer<'b>(head: &Head<'b>) -> Option<&'b str> {
+    let value = head.header_str("authorization")?;
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+}
+
+fn check_body<'a>(head: &Head<'_>, route: Route, body: &Body<'a>) -> Result<&'a [u8], Rest> {
+    let bytes = match body {
+        Body::TooLarge => return Err(Rest::error(413, ErrorCode::TooLarge, "the body is larger than is accepted")),
+        Body::Absent if route.needs_body() => {
+            return Err(Rest::error(411, ErrorCode::InvalidMessage, "give Content-Length, or send chunks"));
+        }
+        Body::Absent | Body::Decoded => &[][..],
+        Body::Bytes(bytes) => bytes,
+    };
+    let media = head.header("content-type").map(|value| {
+        let essence = value.split(|&byte| byte == b';').next().unwrap_or_default();
+        essence.trim_ascii().to_ascii_lowercase()
+    });
+    let is_json = media.is_none_or(|media| media == b"application/json" || media.ends_with(b"+json"));
+    if !bytes.is_empty() && !is_json {
+        return Err(Rest::error(415, ErrorCode::InvalidMessage, "send application/json"));
+    }
+    Ok(bytes)
+}
+
+fn options(allow: &str) -> Rest {
+    let mut rest = Rest::json(204, Vec::new());
+    rest.headers = vec![
+        ("Allow", allow.to_owned()),
+        ("Access-Control-Allow-Methods", allow.to_owned()),
+        ("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, X-API-Key".to_owned()),
+        ("Access-Control-Max-Age", "600".to_owned()),
+    ];
+    rest
+}
+
+/// An error, at once.
+pub(super) fn error(status: u16, code: ErrorCode, text: &str) -> Handled {
+    Handled::Now(Rest::error(status, code, text))
+}

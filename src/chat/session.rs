@@ -1,0 +1,298 @@
+//! A WebSocket: from bytes to requests, and from answers to messages.
+//!
+//! Every message is answered: what is bad gets an `error`, and the connection stays open unless it floods.
+
+use super::closing::CloseReason;
+use super::connection::{Flag, JoinBatch, Phase};
+use super::envelope::Answer;
+use super::ids::RoomName;
+use super::membership::{RoomAction, RoomRequest};
+use super::shard::Shard;
+use crate::wire::client::{self, Action, ErrorCode, Request, RoomEntry};
+use crate::wire::decoder::{Event, decode};
+use crate::wire::event;
+use crate::wire::websocket::{Opcode, put_frame};
+
+impl Shard {
+    /// Takes bytes that came in on a connection; they may be changed in place.
+    pub fn handle_input(&mut self, slot: u32, input: &mut [u8]) {
+        let tick = self.tick();
+        let conn = &mut self.connections[slot];
+        conn.seen = tick;
+        conn.unmark(Flag::Pinged);
+        match conn.phase {
+            Phase::Http => self.http_input(slot, input),
+            Phase::Auth | Phase::Open | Phase::Closing => self.websocket_input(slot, input),
+            Phase::Admitting => self.keep_input(slot, input),
+            Phase::Lingering | Phase::Dead | Phase::Free => {}
+        }
+    }
+
+    /// Bytes that came while the connection was paused are taken up again.
+    pub(super) fn take_up_tail(&mut self, slot: u32) {
+        let conn = &mut self.connections[slot];
+        if !matches!(conn.phase, Phase::Http | Phase::Auth | Phase::Open | Phase::Closing) {
+            return;
+        }
+        let Some(extra) = &mut conn.extra else { return };
+        // An HTTP connection looks at its tail even if it is empty: a finished answer may let it close.
+        let mut tail = std::mem::take(&mut extra.tail);
+        if conn.phase == Phase::Http {
+            self.http_resume(slot, tail);
+        } else if !tail.is_empty() {
+            self.websocket_input(slot, &mut tail);
+        }
+    }
+
+    pub(super) fn websocket_input(&mut self, slot: u32, input: &mut [u8]) {
+        let message_bytes_max = self.config.limits.message_bytes_max;
+        let mut partial = self.connections[slot].extra.as_mut().and_then(|extra| extra.partial.take());
+        let mut at = 0;
+        while at < input.len() {
+            match self.connections[slot].phase {
+                Phase::Auth | Phase::Open | Phase::Closing => {}
+                Phase::Admitting => {
+                    self.keep_input(slot, &input[at..]);
+                    break;
+                }
+                _ => return,
+            }
+            let step = match decode(&mut partial, &mut input[at..], message_bytes_max) {
+                Ok(step) => step,
+                Err(violation) => return self.close(slot, &CloseReason::Violation(violation)),
+            };
+            at += step.consumed;
+            if let Some(event) = step.event {
+                self.handle_event(slot, event);
+            }
+        }
+        let alive = !matches!(self.connections[slot].phase, Phase::Free | Phase::Dead | Phase::Lingering);
+        if partial.is_some() && alive {
+            let now_ms = self.now.tick_ms;
+            let extra = self.connections[slot].extra_mut();
+            if extra.charged == 0 {
+                extra.unfinished_ms = now_ms;
+            }
+            extra.partial = partial;
+        }
+        self.tidy_extra(slot);
+    }
+
+    fn handle_event(&mut self, slot: u32, event: Event<'_>) {
+        let closing = self.connections[slot].phase == Phase::Closing;
+        match event {
+            Event::Close(_) if closing => {
+                self.connections[slot].mark(Flag::PeerClosed);
+                if self.connections[slot].outbox.is_empty() {
+                    self.kill(slot);
+                }
+            }
+            Event::Close(frame) => self.close_by_peer(slot, frame.map(|frame| frame.code)),
+            _ if closing => {}
+            Event::Pong(_) => {}
+            Event::Ping(payload) => {
+                if self.charge(slot, 1).is_ok() {
+                    let outbox = &mut self.connections[slot].outbox;
+                    self.pool.append_direct(outbox, |out| put_frame(out, Opcode::Pong, &[&payload]));
+                    self.mark_express(slot);
+                }
+            }
+            Event::Message { payload, .. } => self.handle_message(slot, &payload),
+        }
+    }
+
+    fn handle_message(&mut self, slot: u32, payload: &[u8]) {
+        let parsed = client::parse(payload);
+        if let Err(retry_after_ms) = self.charge(slot, 1) {
+            let reference = match &parsed {
+                Ok(message) => message.reference.map(|reference| reference.as_json()),
+                Err(refusal) => refusal.reference.as_deref(),
+            };
+            self.send_rate_limited(slot, reference, retry_after_ms);
+            return;
+        }
+        match parsed {
+            Ok(message) => {
+                let reference = message.reference.map(|reference| Box::from(reference.as_json()));
+                self.handle_client_request(slot, reference, message.request);
+            }
+            Err(refusal) => {
+                let (reference, room) = (refusal.reference.as_deref(), refusal.room.as_deref());
+                self.send_error(slot, refusal.code, refusal.message, reference, room);
+            }
+        }
+    }
+
+    fn handle_client_request(&mut self, slot: u32, reference: Option<Box<str>>, request: Request<'_>) {
+        let now = self.now.wall_ms;
+        match request {
+            Request::Auth { token } => return self.handle_auth(slot, token.as_str(), reference),
+            Request::Ping => return self.send_json(slot, |out| event::pong(out, reference.as_deref(), now)),
+            _ if self.connections[slot].phase == Phase::Auth => {
+                let text = "send auth with a token first";
+                return self.send_error(slot, ErrorCode::Forbidden, text, reference.as_deref(), None);
+            }
+            _ => {}
+        }
+        match request {
+            Request::JoinRoom { room } => {
+                let action = RoomAction::Join(None);
+                self.ask_about_room(slot, &room, RoomRequest { reference, action });
+            }
+            Request::JoinRooms { rooms } => self.join_rooms(slot, reference, &rooms),
+            Request::LeaveRoom { room } => {
+                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::Leave });
+            }
+            Request::Typing { room, start } => {
+                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::Typing(start) });
+            }
+            Request::Reaction { room, action: Some(Action::Remove), .. } => {
+                let text = "taking a reaction back needs a store, and none is configured";
+                self.send_error(slot, ErrorCode::Unavailable, text, reference.as_deref(), Some(&room));
+            }
+            Request::Reaction { room, message_id, emoji, .. } => {
+                let mut prefix = Vec::with_capacity(192);
+                let user = self.users.id(self.connections[slot].user).as_ref();
+                event::reaction_prefix(&mut prefix, &room, &message_id, &emoji, user);
+                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::React(prefix) });
+            }
+            Request::RefreshToken { token } => self.handle_refresh_token(slot, token.as_str(), reference),
+            Request::Ping | Request::Auth { .. } => {}
+        }
+    }
+
+    fn join_rooms(&mut self, slot: u32, reference: Option<Box<str>>, entries: &[RoomEntry<'_>]) {
+        // A message that asks for a hundred rooms is not one message's worth of work.
+        if self.charge(slot, entries.len() as u32 - 1).is_err() {
+            return self.send_rate_limited(slot, reference.as_deref(), 1000);
+        }
+        let extra = self.connections[slot].extra_mut();
+        let number = extra.batches.back().map_or(0, |batch| batch.number.wrapping_add(1));
+        let mut rooms: Vec<(Box<str>, Option<ErrorCode>)> = Vec::with_capacity(entries.len());
+        let mut asked = Vec::new();
+        for entry in entries {
+            match entry {
+                RoomEntry::Room(room) => {
+                    // A room named twice is joined, and answered, once.
+                    if !asked.contains(&&**room) {
+                        asked.push(&**room);
+                        rooms.push((Box::from(&**room), None));
+                    }
+                }
+                RoomEntry::Malformed(raw) => rooms.push((Box::from(*raw), Some(ErrorCode::InvalidMessage))),
+            }
+        }
+        // One more than there are rooms, so that the last step answers also when there is no valid room.
+        extra.batches.push_back(JoinBatch { number, reference, rooms, left: asked.len() + 1 });
+        for room in asked {
+            let action = RoomAction::Join(Some(number));
+            self.ask_about_room(slot, room, RoomRequest { reference: None, action });
+        }
+        self.answer_part(slot, Some(number), "", None);
+        self.tidy_extra(slot);
+    }
+
+    /// Answers a request that named its answer with a `ref`.
+    pub(super) fn answer_reference(&mut self, slot: u32, reference: &str, room: &RoomName, answer: &Answer) {
+        let now = self.now.wall_ms;
+        match answer {
+            Answer::Refused(code) => {
+                self.send_error(slot, *code, "the room did not take it", Some(reference), Some(room.text()));
+            }
+            _ => self.send_json(slot, |out| event::ack(out, Some(reference), Some(room.text()), now)),
+        }
+    }
+
+    /// Sends an `error`.
+    pub(super) fn send_error(
+        &mut self,
+        slot: u32,
+        code: ErrorCode,
+        text: &str,
+        reference: Option<&str>,
+        room: Option<&str>,
+    ) {
+        let now = self.now.wall_ms;
+        self.send_json(slot, |out| event::error(out, code, text, reference, room, None, now));
+    }
+
+    fn send_rate_limited(&mut self, slot: u32, reference: Option<&str>, retry_after_ms: u64) {
+        let now = self.now.wall_ms;
+        let text = "too many messages, slow down";
+        self.send_json(slot, |out| {
+            event::error(out, ErrorCode::RateLimited, text, reference, None, Some(retry_after_ms), now);
+        });
+    }
+
+    /// Charges tokens of the connection's bucket: a generic cell rate algorithm over one 32-bit time, so that a full
+    /// bucket costs no memory. A refused message is charged as well, and enough of them close the connection.
+    ///
+    /// # Errors
+    /// The milliseconds until the bucket has a token again.
+    pub(super) fn charge(&mut self, slot: u32, tokens: u32) -> Result<(), u64> {
+        if !self.config.rates || self.connections[slot].role == crate::auth::Role::Service {
+            return Ok(());
+        }
+        let limits = &self.config.limits;
+        let now = self.now.tick_ms as u32;
+        let cost = |tokens: u32| (u64::from(tokens) * 1000 / u64::from(limits.rate_per_second)) as u32;
+        let (burst_ms, flood_ms) = (cost(limits.rate_burst), cost(limits.rate_burst.saturating_add(limits.rate_flood)));
+        let conn = &mut self.connections[slot];
+        let debt = conn.rate.wrapping_sub(now);
+        // A time that lies in the past, or far beyond what can be owed, is a full bucket.
+        let debt = if debt <= flood_ms.saturating_add(cost(200)) { debt } else { 0 };
+        let owed = debt.saturating_add(cost(tokens));
+        conn.rate = now.wrapping_add(owed);
+        if owed > flood_ms {
+            self.close(slot, &CloseReason::Flooding);
+        }
+        if owed > burst_ms { Err(u64::from(owed - burst_ms)) } else { Ok(()) }
+    }
+
+    /// Keeps bytes until the connection may be read again.
+    pub(super) fn keep_input(&mut self, slot: u32, input: &[u8]) {
+        let now_ms = self.now.tick_ms;
+        let conn = &mut self.connections[slot];
+        conn.mark(Flag::Paused);
+        let extra = conn.extra_mut();
+        if extra.charged == 0 {
+            extra.unfinished_ms = now_ms;
+        }
+        extra.tail.extend_from_slice(input);
+        self.tidy_extra(slot);
+    }
+
+    /// Frees the rare part of a connection when nothing is in it, and keeps the account of the input pool.
+    pub(super) fn tidy_extra(&mut self, slot: u32) {
+        let conn = &mut self.connections[slot];
+        let Some(extra) = &mut conn.extra else { return };
+        let held = extra.tail.capacity()
+            + extra.partial.as_ref().map_or(0, |partial| partial.bytes())
+            + extra.http.as_ref().map_or(0, |http| http.body_bytes());
+        self.input_bytes = self.input_bytes - extra.charged + held;
+        extra.charged = held;
+        if extra.is_default() {
+            conn.extra = None;
+        }
+        if self.input_bytes > self.config.limits.input_pool_bytes / self.shards {
+            self.keep_within_input_pool();
+        }
+    }
+
+    /// Closes those whose message has been unfinished longest.
+    fn keep_within_input_pool(&mut self) {
+        let max = self.config.limits.input_pool_bytes / self.shards;
+        let holding = self.connections.iter().filter_map(|(slot, conn)| {
+            conn.extra.as_ref().filter(|extra| extra.charged > 0).map(|extra| (extra.unfinished_ms, slot))
+        });
+        let mut oldest: Vec<(u64, u32)> = holding.collect();
+        oldest.sort_unstable();
+        tracing::warn!(shard = self.id.0, bytes = self.input_bytes, max, "input pool full");
+        for (_, slot) in oldest {
+            if self.input_bytes <= max - max / 10 {
+                break;
+            }
+            self.close(slot, &CloseReason::InputPoolFull);
+        }
+    }
+}

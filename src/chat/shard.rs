@@ -1,0 +1,350 @@
+//! One shard: the connections, rooms and users that one event-loop thread owns.
+//!
+//! The grammar is that of a state machine without I/O: `handle_*` takes in what happened (bytes, the end of a stream, a
+//! batch from another shard, the time), `poll_*` gives out what is to be done (bytes to send, sockets to shut or close,
+//! batches to post). [`Shard`] itself is only the owner; what it does stands in the modules of this folder by topic.
+//!
+//! Invariants: all of a connection's state is here or nowhere; a room's events are made by its home alone; slots are
+//! freed only by [`Shard::free`], which is called between turns.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use slab::Slab;
+
+use super::Now;
+use super::connection::{Connections, Flag, Phase};
+use super::drain::Stage;
+use super::envelope::{Batch, Envelope};
+use super::homes::RoomHomes;
+use super::ids::{ConnId, HashKey, SLOTS_MAX, ShardId};
+use super::mail::Mail;
+use super::membership::PendingJoin;
+use super::outbox::OutboxPool;
+use super::queues::SendQueues;
+use super::revocations::Revocations;
+use super::tables::{LocalRooms, Users};
+use super::user_homes::UserHomes;
+use super::wheel::Wheel;
+use crate::config::Config;
+
+/// At most this much is handed to the socket in one write.
+pub const WRITE_BYTES_MAX: usize = 256 * 1024;
+
+/// Counters that all shards share; nothing is written to them per message.
+#[derive(Default, Debug)]
+pub struct Gauges {
+    websockets: AtomicUsize,
+}
+
+impl Gauges {
+    /// Counts a WebSocket in, unless there are `max` already.
+    pub fn enter(&self, max: usize) -> bool {
+        let enter = |count| (count < max).then_some(count + 1);
+        self.websockets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
+    }
+
+    /// Counts a WebSocket out.
+    pub fn leave(&self) {
+        self.websockets.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// WebSockets that are open, or opening, in the whole server.
+    pub fn websockets(&self) -> usize {
+        self.websockets.load(Ordering::Relaxed)
+    }
+}
+
+/// What a shard needs to know of the server.
+pub struct ShardSetup {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Which shard.
+    pub id: ShardId,
+    /// Of how many.
+    pub shards: usize,
+    /// The key of all maps and homes, the same for all shards.
+    pub key: HashKey,
+    /// For ids and epochs, another for each shard.
+    pub seed: [u8; 32],
+    /// Counters shared by all shards.
+    pub gauges: Arc<Gauges>,
+}
+
+/// The state of one event-loop thread.
+pub struct Shard {
+    pub(super) config: Arc<Config>,
+    pub(super) id: ShardId,
+    pub(super) shards: usize,
+    pub(super) key: HashKey,
+    pub(super) rng: ChaCha12Rng,
+    pub(super) now: Now,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) connections: Connections,
+    pub(super) pool: OutboxPool,
+    pub(super) wheel: Wheel,
+    pub(super) fired: VecDeque<u32>,
+    /// Until then (tick clock) nobody is judged silent, since we were late ourselves.
+    pub(super) lenient_until_ms: u64,
+    pub(super) users: Users,
+    pub(super) local_rooms: LocalRooms,
+    pub(super) joins: Slab<PendingJoin>,
+    pub(super) mail: Mail,
+    pub(super) rooms: RoomHomes,
+    pub(super) user_homes: UserHomes,
+    pub(super) revocations: Revocations,
+    pub(super) stage: Stage,
+    pub(super) input_bytes: usize,
+    pub(super) dead: Vec<u32>,
+    pub(super) shut: Vec<u32>,
+    pub(super) queues: SendQueues,
+    resumed: VecDeque<u32>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(setup: ShardSetup, now: Now) -> Self {
+        let ShardSetup { config, id, shards, key, seed, gauges } = setup;
+        let limits = &config.limits;
+        Self {
+            id,
+            shards,
+            key,
+            rng: ChaCha12Rng::from_seed(seed),
+            now,
+            gauges,
+            connections: Connections::new(id),
+            pool: OutboxPool::default(),
+            wheel: Wheel::default(),
+            fired: VecDeque::new(),
+            lenient_until_ms: 0,
+            users: Users::default(),
+            local_rooms: LocalRooms::default(),
+            joins: Slab::new(),
+            mail: Mail::new(id, shards, limits.shard_credits_max, limits.burst_window_bytes),
+            rooms: RoomHomes::new(key),
+            user_homes: UserHomes::default(),
+            revocations: Revocations::new(limits.revocations_max),
+            stage: Stage::Running,
+            input_bytes: 0,
+            dead: Vec::new(),
+            shut: Vec::new(),
+            queues: SendQueues::default(),
+            resumed: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Begins a turn at the time `now`.
+    pub fn begin_turn(&mut self, now: Now) {
+        if let Some(due_ms) = self.wheel.next_ms() {
+            let late_ms = now.tick_ms.saturating_sub(due_ms);
+            if late_ms > 1000 {
+                tracing::warn!(late_ms, shard = self.id.0, "the event loop was held up");
+                let grace_ms = late_ms.min(self.config.limits.heartbeat_ms);
+                self.lenient_until_ms = now.tick_ms + grace_ms.max(1000);
+            }
+        }
+        self.now = now;
+    }
+
+    /// Whether another connection can be accepted.
+    pub fn can_accept(&self) -> bool {
+        self.connections.len() < SLOTS_MAX
+    }
+
+    /// A connection was accepted; its socket is to be registered under the handle.
+    pub fn handle_accept(&mut self) -> ConnId {
+        let conn = self.connections.insert(self.tick());
+        self.wheel.set(conn.slot(), self.now.tick_ms + self.config.limits.handshake_ms);
+        conn
+    }
+
+    /// Whether a token of the poll names a connection that is still there.
+    pub fn is_current(&self, conn: ConnId) -> bool {
+        self.connections.is_current(conn)
+    }
+
+    /// Takes a batch of another shard.
+    pub fn handle_batch(&mut self, batch: Batch) {
+        if self.mail.handle_returned(batch.from, batch.credits, batch.window_bytes) {
+            self.rooms.unblock();
+        }
+        for envelope in batch.envelopes {
+            self.handle_envelope(batch.from, envelope);
+        }
+    }
+
+    /// Takes what the shard posted to itself, at most `budget` envelopes.
+    pub fn handle_local(&mut self, budget: usize) {
+        for _ in 0..budget {
+            let Some(envelope) = self.mail.next_local() else { return };
+            self.handle_envelope(self.id, envelope);
+        }
+    }
+
+    fn handle_envelope(&mut self, from: ShardId, envelope: Envelope) {
+        match envelope {
+            Envelope::Request(request) => self.handle_request(from, request),
+            Envelope::Reply(reply) => self.handle_reply(reply),
+            Envelope::Unsubscribe { room, user, conn } => self.handle_unsubscribe(from, &room, &user, conn),
+            Envelope::Burst { room, segments, bytes } => {
+                self.deliver(&room, &segments);
+                self.mail.take_over(from, bytes);
+                if from == self.id {
+                    self.rooms.unblock();
+                }
+            }
+            Envelope::UserGone { user, conn } => self.user_homes.leave(&user, conn),
+            Envelope::Replace { conn } => {
+                if self.connections.is_current(conn) {
+                    self.close(conn.slot(), &super::closing::CloseReason::Replaced);
+                }
+            }
+            Envelope::ToUser { user, frame } => self.deliver_to_user(&user, frame),
+        }
+    }
+
+    /// The next connection with something to send: those with answers and of small rooms first, then at most
+    /// `bulk_budget` of large rooms, which is counted down.
+    pub fn poll_transmit(&mut self, bulk_budget: &mut usize) -> Option<u32> {
+        self.queues.next(&mut self.connections, bulk_budget)
+    }
+
+    /// Fills `slices` with what the connection is to send next.
+    pub fn gather<'a>(&'a self, slot: u32, slices: &mut [IoSlice<'a>]) -> usize {
+        self.pool.gather(&self.connections[slot].outbox, slices, WRITE_BYTES_MAX)
+    }
+
+    /// The socket took `bytes`; with `blocked` it refuses more until it is writable again.
+    pub fn handle_sent(&mut self, slot: u32, bytes: usize, blocked: bool) {
+        let conn = &mut self.connections[slot];
+        self.pool.advance(&mut conn.outbox, bytes);
+        if conn.outbox.is_empty() {
+            self.handle_drained(slot);
+        } else if blocked {
+            conn.mark(Flag::Blocked);
+        } else {
+            // More than one write's worth: the others come first.
+            self.queues.bulk(conn, slot);
+        }
+        self.resume_if_drained(slot);
+    }
+
+    /// The socket takes bytes again.
+    pub fn handle_writable(&mut self, slot: u32) {
+        let conn = &mut self.connections[slot];
+        if conn.has(Flag::Blocked) {
+            conn.unmark(Flag::Blocked);
+            self.mark_express(slot);
+        }
+    }
+
+    /// The next connection that may be read again after a pause.
+    pub fn poll_resumed(&mut self) -> Option<u32> {
+        let slot = self.resumed.pop_front()?;
+        self.take_up_tail(slot);
+        Some(slot)
+    }
+
+    /// The next connection whose sending side is to be shut.
+    pub fn poll_shut(&mut self) -> Option<u32> {
+        self.shut.pop()
+    }
+
+    /// The next connection whose socket is to be closed; then call [`Shard::free`].
+    pub fn poll_dead(&mut self) -> Option<u32> {
+        self.dead.pop()
+    }
+
+    /// Frees the slot of a dead connection, between turns.
+    pub fn free(&mut self, slot: u32) {
+        debug_assert_eq!(self.connections[slot].phase, Phase::Dead);
+        self.connections.remove(slot);
+    }
+
+    /// What there is for another shard; what it cannot take goes to [`Shard::restore_batch`].
+    pub fn poll_batch(&mut self, target: ShardId) -> Option<Batch> {
+        self.mail.poll_batch(target)
+    }
+
+    /// Takes back a batch that a full mailbox refused.
+    pub fn restore_batch(&mut self, target: ShardId, batch: Batch) {
+        self.mail.restore(target, batch);
+    }
+
+    /// Whether a batch is held back because a mailbox was full.
+    pub fn is_holding(&self) -> bool {
+        self.mail.is_holding()
+    }
+
+    /// Whether there is something to do without waiting.
+    pub fn has_work(&self) -> bool {
+        self.mail.has_local()
+            || self.rooms.has_dirty()
+            || !self.queues.is_empty()
+            || !self.resumed.is_empty()
+            || !self.fired.is_empty()
+            || !self.dead.is_empty()
+    }
+
+    /// When a timer fires next, on the tick clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        [self.wheel.next_ms(), self.rooms.next_deadline_ms()].into_iter().flatten().min()
+    }
+
+    /// Whether the connection may be read now; if not, [`Shard::poll_resumed`] names it once it may.
+    pub fn wants_input(&mut self, slot: u32) -> bool {
+        let conn = &self.connections[slot];
+        let wants = match conn.phase {
+            Phase::Free | Phase::Dead | Phase::Admitting => false,
+            Phase::Http => !self.is_http_paused(slot),
+            Phase::Auth | Phase::Open => conn.outbox.bytes() < self.config.limits.outbox_soft_bytes,
+            Phase::Closing | Phase::Lingering => true,
+        };
+        if !wants {
+            self.connections[slot].mark(Flag::Paused);
+        }
+        wants
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// The present tick of 250 ms.
+    pub(super) fn tick(&self) -> u32 {
+        (self.now.tick_ms / super::wheel::TICK_MS) as u32
+    }
+
+    /// Queues a connection with something direct to send.
+    pub(super) fn mark_express(&mut self, slot: u32) {
+        self.queues.express(&mut self.connections[slot], slot);
+    }
+
+    /// Lets a connection be read again, if it was paused.
+    pub(super) fn resume(&mut self, slot: u32) {
+        let conn = &mut self.connections[slot];
+        if conn.has(Flag::Paused) {
+            conn.unmark(Flag::Paused);
+            self.resumed.push_back(slot);
+        }
+    }
+
+    fn resume_if_drained(&mut self, slot: u32) {
+        let conn = &self.connections[slot];
+        if conn.has(Flag::Paused) && conn.outbox.is_empty() {
+            self.resume(slot);
+        }
+    }
+
+    /// 128 random bits.
+    pub(super) fn random(&mut self) -> u128 {
+        u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64())
+    }
+}

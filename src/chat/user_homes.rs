@@ -1,0 +1,187 @@
+//! The home side of users: which connections each has, on which shards, and in which form its id goes out.
+//!
+//! A new connection is admitted here before it is greeted. Above the limit it is served all the same, and the connection
+//! of the user that has been silent longest is closed in its place: the shards that own the connections are asked how
+//! long each has been silent, one round at a time.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::envelope::{Answer, Ask, Envelope, Origin, Reply, ReplyTo, Request, ShardAsk, UserAsk};
+use super::ids::{ConnId, ShardId, UserId};
+use super::shard::Shard;
+
+struct HomeUser {
+    user: UserId,
+    conns: Conns,
+}
+
+/// The connections of a user, the first without an allocation.
+enum Conns {
+    One(ConnId),
+    Many(Box<Many>),
+}
+
+#[derive(Default)]
+struct Many {
+    conns: Vec<ConnId>,
+    /// Told to close, but not gone yet.
+    replaced: Vec<ConnId>,
+    /// Answers of the round under way, and how many are still to come.
+    silence: Vec<(ConnId, u64)>,
+    awaited: usize,
+}
+
+/// The users at home on a shard.
+#[derive(Default)]
+pub struct UserHomes {
+    table: HashTable<HomeUser>,
+}
+
+impl UserHomes {
+    /// Counts a connection in. Returns the form of the user's id, and how many connections it has.
+    fn enter(&mut self, user: &UserId, conn: ConnId) -> (UserId, usize) {
+        let hash = user.hash_code();
+        if let Some(home) = self.table.find_mut(hash, |home| home.user == *user) {
+            let many = home.conns.many();
+            many.conns.push(conn);
+            return (home.user.clone(), many.conns.len() - many.replaced.len());
+        }
+        let home = HomeUser { user: user.clone(), conns: Conns::One(conn) };
+        self.table.insert_unique(hash, home, |home| home.user.hash_code());
+        (user.clone(), 1)
+    }
+
+    /// Counts a connection out; with the last one the user is forgotten.
+    pub fn leave(&mut self, user: &UserId, conn: ConnId) {
+        let Ok(mut entry) = self.table.find_entry(user.hash_code(), |home| home.user == *user) else { return };
+        let is_last = match &mut entry.get_mut().conns {
+            Conns::One(only) => *only == conn,
+            Conns::Many(many) => {
+                many.conns.retain(|&other| other != conn);
+                many.replaced.retain(|&other| other != conn);
+                many.conns.is_empty() && many.awaited == 0
+            }
+        };
+        if is_last {
+            entry.remove();
+        }
+    }
+
+    /// The shards that have connections of the user, and how many connections there are.
+    fn shards_of(&self, user: &UserId) -> (Vec<ShardId>, usize) {
+        let home = self.table.find(user.hash_code(), |home| home.user == *user);
+        let conns = home.map_or(&[][..], |home| home.conns.slice());
+        let mut shards: Vec<ShardId> = conns.iter().map(|conn| conn.shard()).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        (shards, conns.len())
+    }
+
+    fn many(&mut self, user: &UserId) -> Option<&mut Many> {
+        Some(self.table.find_mut(user.hash_code(), |home| home.user == *user)?.conns.many())
+    }
+
+    /// How many users.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+}
+
+impl Conns {
+    fn many(&mut self) -> &mut Many {
+        if let Conns::One(only) = *self {
+            *self = Conns::Many(Box::new(Many { conns: vec![only], ..Many::default() }));
+        }
+        match self {
+            Conns::Many(many) => many,
+            Conns::One(_) => unreachable!("it was replaced above"),
+        }
+    }
+
+    fn slice(&self) -> &[ConnId] {
+        match self {
+            Conns::One(only) => std::slice::from_ref(only),
+            Conns::Many(many) => &many.conns,
+        }
+    }
+}
+
+impl Shard {
+    /// Answers what the home of a user is asked.
+    pub(super) fn handle_user_ask(&mut self, from: ShardId, origin: Origin, user: &UserId, ask: UserAsk) {
+        match ask {
+            UserAsk::Admit => {
+                let (form, count) = self.user_homes.enter(user, origin.conn);
+                self.mail.reply(from, Reply { origin, answer: Answer::Admitted(form) });
+                if count > self.config.limits.connections_per_user_max {
+                    self.ask_silence(user);
+                }
+            }
+            UserAsk::Event(frame) => {
+                let (shards, connections) = self.user_homes.shards_of(user);
+                for shard in shards {
+                    self.mail.post(shard, Envelope::ToUser { user: user.clone(), frame: Arc::clone(&frame) });
+                }
+                let answer = Answer::Delivered { connections: connections as u32 };
+                self.mail.reply(from, Reply { origin, answer });
+            }
+        }
+    }
+
+    /// Asks the shards with connections of the user how long each has been silent, unless a round is under way.
+    fn ask_silence(&mut self, user: &UserId) {
+        let (shards, _) = self.user_homes.shards_of(user);
+        if self.user_homes.many(user).is_none_or(|many| many.awaited > 0) {
+            return;
+        }
+        let mut awaited = 0;
+        for shard in shards {
+            let conn = ConnId::new(self.id, 0, 0);
+            let request = Request {
+                origin: Origin { conn, to: ReplyTo::Eviction(user.clone()) },
+                ask: Ask::Shard(ShardAsk::Silence(user.clone())),
+            };
+            // A shard that takes no more requests now is asked when the next connection comes.
+            awaited += usize::from(self.mail.request(shard, request).is_ok());
+        }
+        if let Some(many) = self.user_homes.many(user) {
+            many.awaited = awaited;
+        }
+    }
+
+    /// One shard has told how silent its connections of the user are; after the last, those silent longest are closed.
+    pub(super) fn finish_silence(&mut self, user: &UserId, answer: Answer) {
+        let max = self.config.limits.connections_per_user_max;
+        let Some(many) = self.user_homes.many(user) else { return };
+        many.awaited -= 1;
+        if let Answer::Silence(heard) = answer {
+            many.silence.extend(heard);
+        }
+        if many.awaited > 0 {
+            return;
+        }
+        let mut silence = std::mem::take(&mut many.silence);
+        silence.retain(|(conn, _)| many.conns.contains(conn) && !many.replaced.contains(conn));
+        // Of two that are equally silent the one that is in the list longer goes.
+        silence.sort_by_key(|&(conn, silent_ms)| {
+            (std::cmp::Reverse(silent_ms), many.conns.iter().position(|&other| other == conn))
+        });
+        let excess = (many.conns.len() - many.replaced.len()).saturating_sub(max);
+        let victims: Vec<ConnId> = silence.into_iter().take(excess).map(|(conn, _)| conn).collect();
+        many.replaced.extend(&victims);
+        let is_gone = many.conns.is_empty();
+        for conn in victims {
+            self.mail.post(conn.shard(), Envelope::Replace { conn });
+        }
+        if is_gone {
+            self.user_homes.leave(user, ConnId::new(self.id, 0, 0));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The bound on memory that follows from a configuration.
+//!
+//! Owns the sum and what one of each thing costs at most. Knows nothing about how it is held.
+
+use std::fmt;
+
+use super::Config;
+
+/// The program, its log queue and the allocator's slack.
+pub const BASE_BYTES: u64 = 32 << 20;
+/// A thread's stack, read buffer and wheel.
+pub const THREAD_BYTES: u64 = 8 << 20;
+/// A connection with its identity, index entries and two rooms.
+pub const SLOT_BYTES: u64 = 320;
+/// A room that a connection is in, beyond the two that its slot holds.
+pub const MEMBERSHIP_BYTES: u64 = 40;
+/// Rooms that a slot holds.
+pub const ROOMS_IN_SLOT: u64 = 2;
+/// A room's state without members and events.
+pub const ROOM_BYTES: u64 = 1024;
+/// A join under way.
+pub const PENDING_JOIN_BYTES: u64 = 128;
+/// An idempotency entry or a revocation.
+pub const ENTRY_BYTES: u64 = 512;
+/// A batch's place in a mailbox.
+pub const BATCH_BYTES: u64 = 64;
+/// The kernel doubles the send buffer that is asked of it (socket(7), `SO_SNDBUF`).
+pub const SEND_BUFFER_FACTOR: u64 = 2;
+
+/// What the process and, for its sockets, the kernel hold at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryBound {
+    /// The parts of the process, by name, in bytes.
+    pub parts: Vec<(&'static str, u64)>,
+    /// The send buffers in the kernel, in bytes.
+    pub kernel_bytes: u64,
+}
+
+impl MemoryBound {
+    /// What the process holds at most, in bytes.
+    pub fn process_bytes(&self) -> u64 {
+        let parts = self.parts.iter().map(|(_, bytes)| *bytes);
+        parts.fold(0, u64::saturating_add)
+    }
+}
+
+impl fmt::Display for MemoryBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, bytes) in &self.parts {
+            writeln!(f, "  {name:<34} {:>10}", mebibytes(*bytes))?;
+        }
+        writeln!(f, "  {:<34} {:>10}", "process", mebibytes(self.process_bytes()))?;
+        writeln!(f, "  {:<34} {:>10}", "kernel, send buffers", mebibytes(self.kernel_bytes))
+    }
+}
+
+/// The bound for a configuration.
+pub fn memory_bound(config: &Config) -> MemoryBound {
+    let limits = &config.limits;
+    let threads = count(config.threads);
+    let connections = count(limits.connections_max);
+    let rooms_beyond = count(limits.rooms_per_connection_max).saturating_sub(ROOMS_IN_SLOT);
+    let entries = count(limits.idempotency_entries_max) + count(limits.revocations_max);
+    let tables = [
+        threads * count(limits.pending_joins_max) * PENDING_JOIN_BYTES,
+        threads * count(limits.mailbox_batches_max) * BATCH_BYTES,
+        entries * ENTRY_BYTES,
+    ];
+    MemoryBound {
+        parts: vec![
+            ("base", BASE_BYTES + threads * THREAD_BYTES),
+            ("connections", connections * SLOT_BYTES),
+            ("rooms beyond two per connection", connections * rooms_beyond * MEMBERSHIP_BYTES),
+            ("rooms", count(limits.rooms_max) * ROOM_BYTES),
+            ("segment pool", count(limits.segment_pool_bytes)),
+            ("direct pool", count(limits.direct_pool_bytes)),
+            ("input pool", count(limits.input_pool_bytes)),
+            ("tables and mailboxes", tables.iter().sum()),
+        ],
+        kernel_bytes: connections * count(limits.socket_send_buffer_bytes) * SEND_BUFFER_FACTOR,
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}

@@ -1,0 +1,349 @@
+//! Layering, every setting, and what is said about mistakes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::auth::Role;
+use crate::log::Format;
+
+use super::*;
+
+const SECRET: &str = "a secret of at least thirty-two bytes";
+
+fn inputs() -> Inputs {
+    Inputs {
+        dev: false,
+        flags: Vec::new(),
+        environment: BTreeMap::from([("JWT_SECRET".to_owned(), SECRET.to_owned())]),
+        dot_env: None,
+        read_file: |_| Err(io::ErrorKind::NotFound.into()),
+        open_files_max: 20_000,
+        cores: 4,
+    }
+}
+
+fn with(environment: &[(&str, &str)]) -> Inputs {
+    let mut inputs = inputs();
+    for (key, value) in environment {
+        let pair = ((*key).to_owned(), (*value).to_owned());
+        inputs.environment.extend([pair]);
+    }
+    inputs
+}
+
+fn flag(mut inputs: Inputs, key: &str, value: &str) -> Inputs {
+    inputs.flags.push((key.to_owned(), value.to_owned()));
+    inputs
+}
+
+fn load(environment: &[(&str, &str)]) -> Config {
+    Config::load(&with(environment)).unwrap()
+}
+
+fn refusal(environment: &[(&str, &str)]) -> String {
+    let error = Config::load(&with(environment)).unwrap_err().to_string();
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+fn source_of(config: &Config, key: &str) -> (String, Source) {
+    let mut lines = config.effective().iter().filter(|line| line.key == key);
+    let line = lines.next().unwrap();
+    assert_eq!(lines.next(), None);
+    (line.value.clone(), line.source)
+}
+
+#[test]
+fn the_defaults() {
+    let config = load(&[]);
+    assert_eq!(config.listen.to_string(), "0.0.0.0");
+    assert_eq!((config.port, config.threads), (3001, 4));
+    assert!(config.api_key.is_none() && config.rates && config.enforce_expiry && !config.dev);
+    assert_eq!(config.origins, Origins::Any);
+    assert_eq!(config.log.format, Format::Auto);
+    let derived = Limits { connections_max: 19_872, ..Limits::default() };
+    assert_eq!(config.limits, derived);
+    assert!(config.generated.jwt_secret.is_none() && config.generated.api_key.is_none());
+}
+
+#[test]
+fn every_key_is_reported_once() {
+    let config = load(&[]);
+    let reported = config.effective().iter().map(|line| line.key.clone());
+    let mut reported: Vec<String> = reported.collect();
+    let mut documented = settings::keys();
+    documented.retain(|key| key != "PORT");
+    reported.sort();
+    documented.sort();
+    assert_eq!(reported, documented);
+}
+
+#[test]
+fn flag_then_environment_then_dot_env_then_file_then_default() {
+    let full = || {
+        let mut inputs = with(&[("CHAT_THREADS", "2"), ("CHAT_CONFIG", "chat.toml")]);
+        inputs.dot_env = Some("CHAT_THREADS=3".into());
+        inputs.read_file = |path| {
+            assert_eq!(path, Path::new("chat.toml"));
+            Ok("threads = 5".into())
+        };
+        flag(inputs, "CHAT_THREADS", "1")
+    };
+    let mut inputs = full();
+    let expect = |inputs: &Inputs, threads: usize, source| {
+        let config = Config::load(inputs).unwrap();
+        assert_eq!(config.threads, threads);
+        let expected = (threads.to_string(), source);
+        assert_eq!(source_of(&config, "CHAT_THREADS"), expected);
+    };
+    expect(&inputs, 1, Source::Flag);
+    inputs.flags.clear();
+    expect(&inputs, 2, Source::Environment);
+    inputs.environment.remove("CHAT_THREADS");
+    expect(&inputs, 3, Source::DotEnv);
+    inputs.dot_env = None;
+    expect(&inputs, 5, Source::File);
+    inputs.environment.remove("CHAT_CONFIG");
+    expect(&inputs, 4, Source::Default);
+}
+
+#[test]
+fn the_file_may_be_named_in_any_layer_above_it() {
+    let mut by_dot_env = inputs();
+    by_dot_env.dot_env = Some("CHAT_CONFIG=7".into());
+    by_dot_env.read_file = |path| Ok(format!("threads = {}", path.display()));
+    assert_eq!(Config::load(&by_dot_env).unwrap().threads, 7);
+    let by_flag = flag(by_dot_env, "CHAT_CONFIG", "8");
+    assert_eq!(Config::load(&by_flag).unwrap().threads, 8);
+    let missing = flag(inputs(), "CHAT_CONFIG", "none.toml");
+    let error = Config::load(&missing).unwrap_err().to_string();
+    assert!(error.starts_with("none.toml: cannot be read: "), "{error}");
+}
+
+#[test]
+fn the_port_is_ws_port_else_port() {
+    for (environment, port) in [
+        (&[][..], 3001),
+        (&[("PORT", "80")], 80),
+        (&[("WS_PORT", "81")], 81),
+        (&[("PORT", "80"), ("WS_PORT", "81")], 81),
+        (&[("PORT", "80"), ("WS_PORT", "")], 80),
+        (&[("PORT", ""), ("WS_PORT", "")], 3001),
+        (&[("PORT", "nonsense"), ("WS_PORT", "0")], 0),
+        (&[("CHAT_PORT", "tcp://10.0.0.1:80")], 3001),
+    ] {
+        assert_eq!(load(environment).port, port, "{environment:?}");
+    }
+    let mut inputs = with(&[("PORT", "80")]);
+    inputs.dot_env = Some("WS_PORT=82".into());
+    assert_eq!(Config::load(&inputs).unwrap().port, 82);
+    assert_eq!(
+        refusal(&[("PORT", "99999")]),
+        "PORT=99999 (environment) is not accepted: a port from 0 to 65535 (0: any free one)"
+    );
+}
+
+#[test]
+fn mistakes_name_key_value_and_what_is_accepted() {
+    for (key, value, message) in [
+        ("WS_PORT", "+80", "WS_PORT=+80 (environment) is not accepted: a port"),
+        ("CHAT_THREADS", "0", "CHAT_THREADS=0 (environment) is not accepted: an integer from 1 to 256"),
+        ("CHAT_THREADS", "two", "CHAT_THREADS=two"),
+        ("CHAT_LISTEN", "localhost", "CHAT_LISTEN=localhost (environment) is not accepted: an IP address"),
+        ("CHAT_STORE", "/tmp/x.db", "CHAT_STORE=/tmp/x.db (environment) is not accepted: none"),
+        ("CHAT_RATES", "yes", "CHAT_RATES=yes (environment) is not accepted: on or off"),
+        ("CHAT_ENFORCE_EXPIRY", "0", "CHAT_ENFORCE_EXPIRY=0"),
+        ("CHAT_ORIGINS", "example.com", "CHAT_ORIGINS=example.com"),
+        ("CHAT_JWT_ALGORITHMS", "none", "CHAT_JWT_ALGORITHMS=none"),
+        ("CHAT_JWT_ISSUER", "a,,b", "CHAT_JWT_ISSUER=a,,b"),
+        ("CHAT_ROLE_CLAIM", "sub", "CHAT_ROLE_CLAIM=sub"),
+        ("CHAT_LOG", "loud", "CHAT_LOG=loud (environment) is not accepted: off, error, warn,"),
+        ("CHAT_LOG_FORMAT", "xml", "CHAT_LOG_FORMAT=xml"),
+        (
+            "CHAT_HEARTBEAT_MS",
+            "1",
+            "CHAT_HEARTBEAT_MS=1 (environment) is not accepted: an integer from 250 to 3600000 (ms)",
+        ),
+        ("CHAT_OUTBOX_SOFT_BYTES", "1048576", "CHAT_OUTBOX_SOFT_BYTES=1048576 must be below"),
+        ("CHAT_CONNECTIONS_MAX", "19873", "CHAT_CONNECTIONS_MAX=19873 must be at most 19872, the hard"),
+        ("JWT_SECRET", "short-secret", "JWT_SECRET=*** (12 bytes) (environment) is not accepted: at least 32"),
+        ("CHAT_API_KEY", "short-key", "CHAT_API_KEY=*** (9 bytes) (environment) is not accepted: at least 16"),
+    ] {
+        let refusal = refusal(&[(key, value)]);
+        assert!(refusal.starts_with(message), "{refusal}");
+    }
+}
+
+#[test]
+fn unknown_keys_stop_the_start() {
+    for (key, value, message) in [
+        ("CHAT_THREAD", "2", "unknown key CHAT_THREAD=2 (environment): did you mean CHAT_THREADS?"),
+        (
+            "CHAT_APIKEY",
+            "0123456789abcdef",
+            "unknown key CHAT_APIKEY=*** (16 bytes) (environment): did you mean CHAT_API_KEY?",
+        ),
+        ("CHAT_SOMETHING_ELSE", "1", "unknown key CHAT_SOMETHING_ELSE=1 (environment): README.md lists every key"),
+        ("CHAT_", "", "unknown key CHAT_= (environment)"),
+        ("CHAT_SERVICE", "1", "unknown key CHAT_SERVICE=1 (environment)"),
+    ] {
+        let refusal = refusal(&[(key, value)]);
+        assert!(refusal.starts_with(message), "{refusal}");
+    }
+    let mut dot_env = inputs();
+    dot_env.dot_env = Some("DATABASE_URL=x\nAPP NAME\nCHAT_X=1".into());
+    let error = Config::load(&dot_env).unwrap_err().to_string();
+    assert!(error.starts_with("unknown key CHAT_X=1 (.env)"), "{error}");
+    for key in ["THREADS", "CHAT_PORT", "PATH"] {
+        let error = Config::load(&flag(inputs(), key, "1")).unwrap_err();
+        let error = error.to_string();
+        assert!(error.starts_with(&format!("unknown key {key}=1 (flag)")), "{error}");
+    }
+}
+
+#[test]
+fn names_of_others_are_ignored() {
+    let mut inputs = with(&[
+        ("CHAT_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("CHAT_SERVICE_HOST", "10.0.0.1"),
+        ("PATH", "/bin"),
+        ("chat_threads", "nonsense"),
+        ("XCHAT_THREADS", "nonsense"),
+    ]);
+    inputs.dot_env = Some("DATABASE_URL='x'\nAPP_NAME=Sizland ERP\nCHAT_SERVICE_PORT=1".into());
+    Config::load(&inputs).unwrap();
+}
+
+#[test]
+fn a_secret_is_required_and_long() {
+    let mut none = inputs();
+    none.environment.clear();
+    for empty in [false, true] {
+        if empty {
+            none.environment.insert("JWT_SECRET".into(), String::new());
+        }
+        assert_eq!(
+            Config::load(&none).unwrap_err().to_string(),
+            "JWT_SECRET is not set: give at least 32 bytes (shorter only with --dev)"
+        );
+    }
+    none.dot_env = Some(format!("JWT_SECRET={SECRET}"));
+    Config::load(&none).unwrap();
+}
+
+#[test]
+fn an_empty_api_key_means_none_and_covers_lower_layers() {
+    let key = "0123456789abcdef";
+    let mut inputs = with(&[]);
+    inputs.dot_env = Some(format!("CHAT_API_KEY={key}"));
+    let config = Config::load(&inputs).unwrap();
+    assert!(config.api_key.unwrap().matches(key.as_bytes()));
+    let config = Config::load(&flag(inputs, "CHAT_API_KEY", "")).unwrap();
+    assert!(config.api_key.is_none());
+    let expected = ("(none)".to_owned(), Source::Flag);
+    let shown = load(&[("CHAT_API_KEY", "")]);
+    assert_eq!(source_of(&shown, "CHAT_API_KEY").0, expected.0);
+}
+
+#[test]
+fn dev_makes_what_is_not_configured() {
+    let mut bare = inputs();
+    bare.environment.clear();
+    bare.dev = true;
+    let config = Config::load(&bare).unwrap();
+    let other = Config::load(&bare).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1");
+    let secret = config.generated.jwt_secret.clone().unwrap();
+    assert_eq!(secret.len(), 64);
+    assert_ne!(other.generated.jwt_secret, Some(secret.clone()));
+    let key = config.generated.api_key.clone().unwrap();
+    assert!(config.api_key.as_ref().unwrap().matches(key.as_bytes()));
+    let hour = Duration::from_secs(3600);
+    let token = config.keys.mint(None, Role::Service, hour, 0).unwrap();
+    assert!(Keys::new(secret.as_bytes()).verify(&token, 1).is_ok());
+    let shown = format!("{config:?}{}", config.report());
+    assert!(!shown.contains(&secret) && !shown.contains(&key));
+    assert_eq!(source_of(&config, "JWT_SECRET").1, Source::Dev);
+
+    let mut given = with(&[("JWT_SECRET", "x"), ("CHAT_API_KEY", ""), ("CHAT_LISTEN", "::1")]);
+    given.dev = true;
+    let config = Config::load(&given).unwrap();
+    assert!(config.generated.jwt_secret.is_none() && config.generated.api_key.is_none());
+    assert!(config.api_key.is_none());
+    assert_eq!(config.listen.to_string(), "::1");
+    given.environment.insert("CHAT_API_KEY".into(), "short".into());
+    assert!(Config::load(&given).is_err());
+}
+
+#[test]
+fn token_rules_reach_the_keys() {
+    let config = load(&[
+        ("CHAT_JWT_ALGORITHMS", "HS512"),
+        ("CHAT_JWT_ISSUER", "erp"),
+        ("CHAT_JWT_AUDIENCE", "chat, all"),
+        ("CHAT_ROLE_CLAIM", "role"),
+    ]);
+    let shown = format!("{:?}", config.keys);
+    for part in ["[Hs512]", "[\"erp\"]", "[\"chat\", \"all\"]", "\"role\""] {
+        assert!(shown.contains(part), "{shown}");
+    }
+}
+
+#[test]
+fn settings_and_limits_reach_their_fields() {
+    let config = load(&[
+        ("CHAT_RATES", "off"),
+        ("CHAT_ENFORCE_EXPIRY", "off"),
+        ("CHAT_ORIGINS", "https://a.example"),
+        ("CHAT_LISTEN", "::"),
+        ("CHAT_LOG", "warn"),
+        ("CHAT_LOG_FORMAT", "json"),
+        ("CHAT_STORE", "none"),
+        ("CHAT_PRESENCE_LIST_LIMIT", "50"),
+        ("CHAT_DRAIN_WINDOW_MS", "0"),
+    ]);
+    assert!(!config.rates && !config.enforce_expiry);
+    assert!(config.origins.allows(Some("https://a.example")));
+    assert!(!config.origins.allows(Some("https://b.example")));
+    assert!(config.listen.is_unspecified() && config.listen.is_ipv6());
+    assert_eq!(config.log.format, Format::Json);
+    assert_eq!(config.limits.presence_list_limit, 50);
+    assert_eq!(config.limits.drain_window_ms, 0);
+}
+
+#[test]
+fn connections_follow_from_open_files() {
+    for (open_files_max, connections_max) in
+        [(0, 1), (128, 1), (1_024, 896), (1_000_128, 1_000_000), (u64::MAX, 1_000_000)]
+    {
+        let mut inputs = inputs();
+        inputs.open_files_max = open_files_max;
+        let config = Config::load(&inputs).unwrap();
+        assert_eq!(config.limits.connections_max, connections_max);
+    }
+}
+
+#[test]
+fn the_report_shows_values_sources_and_the_bound_but_no_secret() {
+    let config = load(&[("CHAT_API_KEY", "0123456789abcdef"), ("CHAT_THREADS", "2")]);
+    let report = config.report();
+    assert!(!report.contains(SECRET) && !report.contains("0123456789abcdef"));
+    let has = |words: &[&str]| {
+        let mut lines = report.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.any(|line| line == words)
+    };
+    assert!(has(&["JWT_SECRET", "***", "environment"]), "{report}");
+    assert!(has(&["CHAT_THREADS", "2", "environment"]));
+    assert!(has(&["CHAT_HEARTBEAT_MS", "30000", "default"]));
+    assert!(has(&["segment", "pool", "256", "MiB"]), "{report}");
+}
+
+#[test]
+fn the_bound_grows_with_what_it_counts() {
+    let small = memory_bound(&load(&[("CHAT_CONNECTIONS_MAX", "1000")]));
+    let large = memory_bound(&load(&[("CHAT_CONNECTIONS_MAX", "2000")]));
+    let slot = SLOT_BYTES + (200 - ROOMS_IN_SLOT) * MEMBERSHIP_BYTES;
+    assert_eq!(large.process_bytes() - small.process_bytes(), 1000 * slot);
+    assert_eq!(small.kernel_bytes, 1000 * 131_072 * SEND_BUFFER_FACTOR);
+}

@@ -1,0 +1,199 @@
+//! The world as mio shows it: the only system calls of the event loops.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Sender;
+use mio::event::Event as MioEvent;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::io::{Event, Io, Post};
+use super::mailbox::{Mailbox, Mailer, mailbox};
+use crate::chat::Now;
+use crate::chat::drain::Stage;
+use crate::chat::envelope::Batch;
+use crate::chat::ids::{ConnId, ShardId};
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+const EVENTS_MAX: usize = 1024;
+const BACKLOG: i32 = 4096;
+
+/// Sockets, poll and mailbox of one thread.
+pub struct MioIo {
+    id: ShardId,
+    poll: Poll,
+    events: Events,
+    listener: Option<TcpListener>,
+    sockets: Vec<Option<TcpStream>>,
+    mailbox: Mailbox<Post>,
+    mailers: Vec<Mailer<Post>>,
+    reports: Sender<(ShardId, Stage)>,
+    started: Instant,
+}
+
+/// What is made for a shard before its thread starts, so that all can know all mailboxes.
+pub struct Endpoint {
+    poll: Poll,
+    listener: TcpListener,
+    mailbox: Mailbox<Post>,
+}
+
+impl Endpoint {
+    /// A poll, a mailbox of at most `posts_max` posts, and the listener registered with the poll.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn new(listener: Socket, posts_max: usize) -> io::Result<(Self, Mailer<Post>)> {
+        let poll = Poll::new()?;
+        let (mailer, mailbox) = mailbox(posts_max, Waker::new(poll.registry(), WAKER)?);
+        let mut listener = TcpListener::from_std(listener.into());
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok((Self { poll, listener, mailbox }, mailer))
+    }
+}
+
+impl MioIo {
+    /// The world of shard `id`. `started` is where the tick clock begins, the same for all shards.
+    pub fn new(
+        id: ShardId,
+        endpoint: Endpoint,
+        mailers: Vec<Mailer<Post>>,
+        reports: Sender<(ShardId, Stage)>,
+        started: Instant,
+    ) -> Self {
+        let Endpoint { poll, listener, mailbox } = endpoint;
+        let events = Events::with_capacity(EVENTS_MAX);
+        Self { id, poll, events, listener: Some(listener), sockets: Vec::new(), mailbox, mailers, reports, started }
+    }
+
+    fn socket(&mut self, slot: u32) -> io::Result<&mut TcpStream> {
+        let socket = self.sockets.get_mut(slot as usize).and_then(Option::as_mut);
+        socket.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+    }
+}
+
+impl Io for MioIo {
+    type Socket = TcpStream;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
+        }
+        for event in &self.events {
+            match event.token() {
+                LISTENER => events.push(Event::Acceptable),
+                WAKER => {
+                    self.mailbox.clear_wake();
+                    events.push(Event::Woken);
+                }
+                token => events.push(socket_event(token, event)),
+            }
+        }
+        Ok(())
+    }
+
+    fn now(&mut self) -> Now {
+        clock(self.started)
+    }
+
+    fn accept(&mut self) -> io::Result<TcpStream> {
+        let listener = self.listener.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock))?;
+        listener.accept().map(|(socket, _)| socket)
+    }
+
+    fn register(&mut self, mut socket: TcpStream, conn: ConnId) -> io::Result<()> {
+        let token = Token(conn.token() as usize);
+        self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        let slot = conn.slot() as usize;
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        self.sockets[slot] = Some(socket);
+        Ok(())
+    }
+
+    fn close_listener(&mut self) {
+        self.listener = None;
+    }
+
+    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket(slot)?.read(buffer)
+    }
+
+    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = self.socket(slot)?;
+        match slices {
+            [one] => socket.write(one),
+            _ => socket.write_vectored(slices),
+        }
+    }
+
+    fn shut(&mut self, slot: u32) {
+        // A peer that is gone already is no news.
+        let _ = self.socket(slot).and_then(|socket| socket.shutdown(Shutdown::Write));
+    }
+
+    fn close(&mut self, slot: u32) {
+        // Closing the descriptor takes it out of the poll.
+        if let Some(socket) = self.sockets.get_mut(slot as usize) {
+            *socket = None;
+        }
+    }
+
+    fn receive(&mut self) -> Option<Post> {
+        self.mailbox.receive()
+    }
+
+    fn post(&mut self, target: ShardId, batch: Batch) -> Result<(), Batch> {
+        match self.mailers[target.index()].try_post(Post::Batch(batch)) {
+            Err(Post::Batch(batch)) => Err(batch),
+            _ => Ok(()),
+        }
+    }
+
+    fn report_stage_done(&mut self, stage: Stage) {
+        // The server outlives its shards; if it does not, nobody waits.
+        let _ = self.reports.send((self.id, stage));
+    }
+}
+
+/// The present time, on a tick clock that began at `started`.
+pub fn clock(started: Instant) -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { tick_ms: started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+}
+
+/// A socket that listens on `address`, which it shares with the listeners of the other threads if `shared` is set. What
+/// is set here is inherited by what it accepts.
+///
+/// # Errors
+/// The address is taken, or not this machine's.
+pub fn listen(address: SocketAddr, shared: bool, send_buffer_bytes: usize) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_send_buffer_size(send_buffer_bytes)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn socket_event(token: Token, event: &MioEvent) -> Event {
+    Event::Socket {
+        conn: ConnId::from_token(token.0 as u64),
+        readable: event.is_readable(),
+        writable: event.is_writable(),
+        read_closed: event.is_read_closed() || event.is_error(),
+    }
+}

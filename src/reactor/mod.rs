@@ -1,0 +1,9 @@
+//! The event loop: what a shard decides is done to real sockets here.
+//!
+//! [`Turn`](turn::Reactor) is generic over [`Io`](io::Io); `mio_io` is the one that makes system calls, the simulation
+//! brings another. Nothing here knows a room, a user or a message.
+
+pub mod io;
+pub mod mailbox;
+pub mod mio_io;
+pub mod turn;

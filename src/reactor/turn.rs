@@ -1,0 +1,349 @@
+//! The turn of the event loop.
+//!
+//! Readiness is a latch per socket: set by events, cleared only when the socket says `WouldBlock` (or, for reading, by a
+//! short read while the peer has not ended its side: data and end together give one event and no other ever comes).
+//! Whoever stops early, because a budget is used up or the connection is paused, keeps the latch and stays queued. Writes
+//! are tried first; writability is waited for only when a socket refuses.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use crate::chat::drain::Stage;
+use crate::chat::ids::ShardId;
+use crate::chat::shard::Shard;
+
+use super::io::{Event, Io, Post};
+
+const POSTS_MAX: usize = 256;
+const LOCAL_MAX: usize = 4096;
+const ACCEPTS_MAX: usize = 64;
+const INPUT_BYTES_MAX: usize = 1024 * 1024;
+const TIMERS_MAX: usize = 1024;
+const EXPRESS_MAX: usize = 1024;
+const BULK_MAX: usize = 128;
+const SLICES_MAX: usize = 64;
+const READ_BYTES: usize = 64 * 1024;
+/// How soon a full mailbox is tried again.
+const HELD_BACK: Duration = Duration::from_millis(2);
+/// How soon accepting is tried again when the process has no descriptor or memory left.
+const ACCEPT_AGAIN_MS: u64 = 100;
+
+const READABLE: u8 = 1;
+const READ_CLOSED: u8 = 2;
+const QUEUED: u8 = 4;
+
+/// One event loop: a shard and the world that it acts on.
+pub struct Reactor<I: Io> {
+    shard: Shard,
+    shards: u16,
+    id: ShardId,
+    io: I,
+    events: Vec<Event>,
+    /// The latches of each slot.
+    latches: Vec<u8>,
+    /// Slots with something to read.
+    readable: VecDeque<u32>,
+    buffer: Box<[u8]>,
+    acceptable: bool,
+    accept_again_ms: u64,
+    listening: bool,
+    /// The mailbox was not emptied.
+    posts_left: bool,
+    /// When this turn began, on the tick clock.
+    now_ms: u64,
+    /// A stage that the server has named and that is not reported as done.
+    stage: Option<Stage>,
+    ended: bool,
+}
+
+impl<I: Io> Reactor<I> {
+    /// The loop of `shard`, one of `shards`.
+    pub fn new(shard: Shard, id: ShardId, shards: usize, io: I) -> Self {
+        Self {
+            shard,
+            shards: shards as u16,
+            id,
+            io,
+            events: Vec::new(),
+            latches: Vec::new(),
+            readable: VecDeque::new(),
+            buffer: vec![0; READ_BYTES].into(),
+            // A connection may have come before the listener was registered.
+            acceptable: true,
+            accept_again_ms: 0,
+            listening: true,
+            posts_left: true,
+            now_ms: 0,
+            stage: None,
+            ended: false,
+        }
+    }
+
+    /// Turns until the server ends the thread.
+    ///
+    /// # Errors
+    /// Only if the poll itself fails.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.ended {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// One turn. Blocks only in the poll.
+    pub fn turn(&mut self) -> io::Result<()> {
+        let timeout = self.timeout();
+        self.events.clear();
+        self.io.poll(&mut self.events, timeout)?;
+        let now = self.io.now();
+        self.now_ms = now.tick_ms;
+        self.shard.begin_turn(now);
+        self.latch_events();
+        self.take_posts();
+        self.accept();
+        self.read();
+        let (latches, shard) = (&self.latches, &mut self.shard);
+        shard.handle_timers(TIMERS_MAX, |slot| latches.get(slot as usize).is_some_and(|latch| latch & READABLE != 0));
+        shard.handle_local(LOCAL_MAX);
+        shard.freeze();
+        // Bursts and answers for this shard's own members; what they ask in turn belongs to the next turn.
+        shard.handle_local(LOCAL_MAX);
+        self.write();
+        self.post();
+        self.report_stage();
+        self.free();
+        Ok(())
+    }
+
+    /// The shard, to look at.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// The world, to act on in tests.
+    pub fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// Whether the server has ended the loop.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let must_report = self.stage.is_some() && self.is_stage_done();
+        if self.shard.has_work() || !self.readable.is_empty() || self.posts_left || must_report {
+            return Some(Duration::ZERO);
+        }
+        let now_ms = self.now_ms;
+        let accept = (self.listening && self.acceptable).then_some(self.accept_again_ms);
+        let next = [self.shard.next_deadline_ms(), accept].into_iter().flatten().min();
+        let next = next.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)));
+        if self.shard.is_holding() { Some(next.map_or(HELD_BACK, |next| next.min(HELD_BACK))) } else { next }
+    }
+
+    fn latch_events(&mut self) {
+        for at in 0..self.events.len() {
+            match self.events[at] {
+                Event::Acceptable => self.acceptable = true,
+                Event::Woken => {}
+                Event::Socket { conn, readable, writable, read_closed } => {
+                    if !self.shard.is_current(conn) {
+                        continue;
+                    }
+                    let slot = conn.slot();
+                    if readable || read_closed {
+                        self.latches[slot as usize] |= READABLE | if read_closed { READ_CLOSED } else { 0 };
+                        self.queue(slot);
+                    }
+                    if writable {
+                        self.shard.handle_writable(slot);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_posts(&mut self) {
+        self.posts_left = false;
+        for _ in 0..POSTS_MAX {
+            let Some(post) = self.io.receive() else { return };
+            match post {
+                Post::Batch(batch) => self.shard.handle_batch(batch),
+                Post::Stage(stage) => self.enter_stage(stage),
+                Post::WindowOver => self.shard.handle_window_over(),
+                Post::End => self.ended = true,
+            }
+        }
+        // There may be more, for which no wake will come.
+        self.posts_left = true;
+    }
+
+    fn enter_stage(&mut self, stage: Stage) {
+        if stage >= Stage::Quiesce && self.listening {
+            // Who has connected before the listener closes is served, or told.
+            (self.acceptable, self.accept_again_ms) = (true, 0);
+            while self.acceptable && self.accept_again_ms == 0 {
+                self.accept();
+            }
+            self.io.close_listener();
+            self.listening = false;
+        }
+        self.shard.handle_stage(stage);
+        self.stage = Some(stage);
+    }
+
+    fn accept(&mut self) {
+        let now_ms = self.now_ms;
+        if !self.acceptable || !self.listening || now_ms < self.accept_again_ms {
+            return;
+        }
+        self.accept_again_ms = 0;
+        for _ in 0..ACCEPTS_MAX {
+            if !self.shard.can_accept() {
+                self.accept_again_ms = now_ms + ACCEPT_AGAIN_MS;
+                return;
+            }
+            match self.io.accept() {
+                Ok(socket) => self.admit(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.acceptable = false;
+                    return;
+                }
+                Err(error) if is_exhausted(&error) => {
+                    tracing::warn!(%error, shard = self.id.0, "accepting is paused");
+                    self.accept_again_ms = now_ms + ACCEPT_AGAIN_MS;
+                    return;
+                }
+                // The peer was gone before it was accepted; the next one may be there.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: I::Socket) {
+        let conn = self.shard.handle_accept();
+        let slot = conn.slot() as usize;
+        if self.latches.len() <= slot {
+            self.latches.resize(slot + 1, 0);
+        }
+        self.latches[slot] = 0;
+        if self.io.register(socket, conn).is_err() {
+            self.shard.handle_failure(conn.slot());
+        }
+    }
+
+    fn queue(&mut self, slot: u32) {
+        let latch = &mut self.latches[slot as usize];
+        if *latch & QUEUED == 0 {
+            *latch |= QUEUED;
+            self.readable.push_back(slot);
+        }
+    }
+
+    /// Reads from whoever has something, in turn, until the turn's share of input is used up.
+    fn read(&mut self) {
+        while let Some(slot) = self.shard.poll_resumed() {
+            if self.latches[slot as usize] & READABLE != 0 {
+                self.queue(slot);
+            }
+        }
+        let mut budget = INPUT_BYTES_MAX;
+        for _ in 0..self.readable.len() {
+            if budget == 0 {
+                return;
+            }
+            let Some(slot) = self.readable.pop_front() else { return };
+            self.latches[slot as usize] &= !QUEUED;
+            // A paused connection keeps its latch, and is queued again when it is resumed.
+            if self.latches[slot as usize] & READABLE == 0 || !self.shard.wants_input(slot) {
+                continue;
+            }
+            match self.io.read(slot, &mut self.buffer) {
+                Ok(0) => {
+                    self.latches[slot as usize] &= !READABLE;
+                    self.shard.handle_end_of_input(slot);
+                }
+                Ok(length) => {
+                    budget = budget.saturating_sub(length);
+                    let latch = self.latches[slot as usize];
+                    if length < self.buffer.len() && latch & READ_CLOSED == 0 {
+                        self.latches[slot as usize] &= !READABLE;
+                    } else {
+                        self.queue(slot);
+                    }
+                    self.shard.handle_input(slot, &mut self.buffer[..length]);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => self.latches[slot as usize] &= !READABLE,
+                    io::ErrorKind::Interrupted => self.queue(slot),
+                    _ => {
+                        self.latches[slot as usize] &= !READABLE;
+                        self.shard.handle_failure(slot);
+                    }
+                },
+            }
+        }
+    }
+
+    /// At most one write per connection and turn; large rooms get a bounded share, so that they never stand in front.
+    fn write(&mut self) {
+        let mut bulk_budget = BULK_MAX;
+        for _ in 0..EXPRESS_MAX + BULK_MAX {
+            let Some(slot) = self.shard.poll_transmit(&mut bulk_budget) else { break };
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.shard.gather(slot, &mut slices);
+            let total: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            match self.io.write(slot, &slices[..count]) {
+                Ok(sent) => self.shard.handle_sent(slot, sent, sent < total),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => self.shard.handle_sent(slot, 0, true),
+                    io::ErrorKind::Interrupted => self.shard.handle_sent(slot, 0, false),
+                    _ => self.shard.handle_failure(slot),
+                },
+            }
+        }
+        while let Some(slot) = self.shard.poll_shut() {
+            self.io.shut(slot);
+        }
+    }
+
+    fn post(&mut self) {
+        for target in (0..self.shards).map(ShardId).filter(|&target| target != self.id) {
+            while let Some(batch) = self.shard.poll_batch(target) {
+                if let Err(batch) = self.io.post(target, batch) {
+                    self.shard.restore_batch(target, batch);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn is_stage_done(&self) -> bool {
+        self.shard.is_stage_done() && (self.stage != Some(Stage::Quiesce) || self.readable.is_empty())
+    }
+
+    fn report_stage(&mut self) {
+        if let Some(stage) = self.stage
+            && self.is_stage_done()
+        {
+            self.stage = None;
+            self.io.report_stage_done(stage);
+        }
+    }
+
+    fn free(&mut self) {
+        while let Some(slot) = self.shard.poll_dead() {
+            self.io.close(slot);
+            self.latches[slot as usize] &= QUEUED;
+            self.shard.free(slot);
+        }
+    }
+}
+
+/// Whether the process or the system has run out of descriptors or memory: waiting helps, trying again at once does not.
+fn is_exhausted(error: &io::Error) -> bool {
+    // ENFILE, EMFILE, ENOMEM, ENOBUFS of Linux; other systems name the first two alike.
+    matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105))
+}

@@ -1,0 +1,175 @@
+//! Starts the shards, joins them by their mailboxes, and leads them through stopping.
+//!
+//! The only place that knows how many threads there are and in which order a server ends.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::chat::drain::Stage;
+use crate::chat::ids::{HashKey, ShardId};
+use crate::chat::shard::{Gauges, Shard, ShardSetup};
+use crate::config::{self, Config};
+use crate::error::Error;
+use crate::reactor::io::Post;
+use crate::reactor::mailbox::Mailer;
+use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
+use crate::reactor::turn::Reactor;
+
+/// How long shards may take over what has no window of its own.
+const STAGE_MAX: Duration = Duration::from_secs(5);
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps the server from starting, or a poll that fails.
+pub fn run(config: Config) -> Result<(), Error> {
+    let signals = signals()?;
+    let raised = config::raise_limit();
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    let server = Server::start(Arc::new(config))?;
+    tracing::info!(address = %server.address, threads = server.mailers.len(), "listening");
+    if server.config.dev {
+        let banner = crate::dev::dev_banner(&server.config, server.address, clock(server.started).wall_ms);
+        // Whoever closed the standard output does not want to read it.
+        let _ = io::stdout().write_all(banner.as_bytes()).and_then(|()| io::stdout().flush());
+    }
+    // A send is also lost when every shard has ended: then there is nothing left to serve.
+    let signal = signals.recv().unwrap_or(SIGTERM);
+    tracing::info!(signal, "stopping");
+    server.stop()
+}
+
+/// Delivers the first signal; a second one ends the process at once.
+fn signals() -> Result<Receiver<i32>, Error> {
+    let fail = |source| Error::System { action: "listen for signals", source };
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(fail)?;
+    let (sender, receiver) = bounded(1);
+    let wait = move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(128 + signal);
+            }
+            let _ = sender.send(signal);
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(fail)?;
+    Ok(receiver)
+}
+
+struct Server {
+    config: Arc<Config>,
+    address: SocketAddr,
+    started: Instant,
+    mailers: Vec<Mailer<Post>>,
+    reports: Receiver<(ShardId, Stage)>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    fn start(config: Arc<Config>) -> Result<Self, Error> {
+        let wanted = SocketAddr::new(config.listen, config.port);
+        let send_buffer_bytes = config.limits.socket_send_buffer_bytes;
+        let bind = |source| Error::Bind { address: wanted, source };
+        // Another instance listens with SO_REUSEPORT and would silently share its port with us; a plain bind does not.
+        let probe = listen(wanted, false, send_buffer_bytes).map_err(bind)?;
+        let address = probe.local_addr().map_err(bind)?.as_socket().unwrap_or(wanted);
+        drop(probe);
+
+        let system = |source| Error::System { action: "start an event loop", source };
+        let (mut endpoints, mut mailers) = (Vec::new(), Vec::new());
+        for _ in 0..config.threads {
+            let listener = listen(address, true, send_buffer_bytes).map_err(bind)?;
+            let (endpoint, mailer) = Endpoint::new(listener, config.limits.mailbox_batches_max).map_err(system)?;
+            endpoints.push(endpoint);
+            mailers.push(mailer);
+        }
+        let (reporter, reports) = unbounded();
+        let started = Instant::now();
+        let mut server = Self { config, address, started, mailers, reports, threads: Vec::new() };
+        server.spawn(endpoints, &reporter).map_err(system)?;
+        Ok(server)
+    }
+
+    fn spawn(&mut self, endpoints: Vec<Endpoint>, reporter: &Sender<(ShardId, Stage)>) -> io::Result<()> {
+        let key = HashKey::new(random()?);
+        let gauges = Arc::new(Gauges::default());
+        let shards = endpoints.len();
+        for (number, endpoint) in endpoints.into_iter().enumerate() {
+            let id = ShardId(number as u16);
+            let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(&gauges));
+            let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
+            let work = move || {
+                let setup = ShardSetup { config, id, shards, key, seed, gauges };
+                let shard = Shard::new(setup, clock(started));
+                Reactor::new(shard, id, shards, MioIo::new(id, endpoint, mailers, reporter, started)).run()
+            };
+            self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
+        }
+        Ok(())
+    }
+
+    /// Leads all shards through the stages of stopping, each to the end before the next.
+    fn stop(self) -> Result<(), Error> {
+        let limits = &self.config.limits;
+        self.lead(Stage::Notice, STAGE_MAX);
+        std::thread::sleep(Duration::from_millis(limits.drain_delay_ms));
+        self.lead(Stage::Quiesce, STAGE_MAX);
+        let window = Duration::from_millis(limits.drain_window_ms + limits.close_ms);
+        if !self.lead(Stage::Close, window) {
+            tracing::warn!("connections are left at the end of the window");
+            self.tell(|| Post::WindowOver);
+            self.await_all(Stage::Close, STAGE_MAX);
+        }
+        self.lead(Stage::Settle, STAGE_MAX);
+        self.tell(|| Post::End);
+        for thread in self.threads {
+            if let Ok(Err(source)) = thread.join() {
+                return Err(Error::System { action: "poll for events", source });
+            }
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Names a stage to all shards and waits until all have reached it; false if some did not within `max`.
+    fn lead(&self, stage: Stage, max: Duration) -> bool {
+        tracing::info!(?stage, "stopping");
+        self.tell(|| Post::Stage(stage));
+        self.await_all(stage, max)
+    }
+
+    fn await_all(&self, stage: Stage, max: Duration) -> bool {
+        let deadline = Instant::now() + max;
+        let mut waiting: Vec<ShardId> = (0..self.mailers.len() as u16).map(ShardId).collect();
+        while !waiting.is_empty() {
+            match self.reports.recv_deadline(deadline) {
+                Ok((shard, done)) if done == stage => waiting.retain(|&other| other != shard),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    fn tell(&self, post: impl Fn() -> Post) {
+        for mailer in &self.mailers {
+            // A thread that has ended needs to be told nothing.
+            let _ = mailer.post(post());
+        }
+    }
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}

@@ -1,0 +1,276 @@
+//! The command line of the load tool, parsed once and valid by construction: what `Args` holds can be run as it stands.
+//! It knows nothing of sockets or of the protocol.
+
+use std::net::SocketAddr;
+
+use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
+
+/// What flows once everybody has joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Nothing: connect, join, and hold the connections.
+    Idle,
+    /// Members publish `reaction` over their WebSocket.
+    Ws,
+    /// Messages are posted over keep-alive HTTP connections.
+    Rest,
+}
+
+impl Mode {
+    /// The name used on the command line and in the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Ws => "ws",
+            Self::Rest => "rest",
+        }
+    }
+}
+
+/// Loads a chat server and checks every delivery.
+///
+/// Opens connections with tokens it mints, joins rooms, publishes by WebSocket or REST, and checks on every member that each
+/// publisher's messages come in order, without gap and without double. It ends by itself. Exit code: 0 when every check
+/// held, 1 when one did not, 2 for bad arguments or when no connection could be opened.
+///
+/// The server must accept the tokens (`--secret`) and, for `--mode rest`, the key (`--api-key`), and must not limit rates
+/// or connections below what is asked for.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "load", after_help = EXAMPLES)]
+pub struct Args {
+    /// Address of the server
+    #[arg(long, default_value = "127.0.0.1:3001", value_name = "IP:PORT")]
+    pub address: SocketAddr,
+    /// HS256 secret that tokens are signed with
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    pub secret: String,
+    /// Key sent as X-API-Key in mode rest
+    #[arg(long, env = "CHAT_API_KEY", hide_env_values = true, default_value = "")]
+    pub api_key: String,
+    /// Process id of the server, for its CPU time and memory
+    #[arg(long)]
+    pub pid: Option<u32>,
+
+    /// What flows once everybody has joined
+    #[arg(long, value_enum, default_value_t = Mode::Ws)]
+    pub mode: Mode,
+    /// Members; member i is user `user-<i>` in room i modulo --rooms
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub connections: usize,
+    /// Rooms
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub rooms: usize,
+    /// Rooms are named by this and a number (letters, digits, `.`, `_` and `-`)
+    #[arg(long, default_value = "load-", value_name = "TEXT")]
+    pub room_prefix: String,
+    /// Source addresses: connections leave from 127.0.0.1 to 127.0.0.K in turn
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    pub sources: u8,
+    /// Connections opening at once
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub opening: usize,
+    /// Joins under way at once
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub joining: usize,
+
+    /// Publishing members per room (mode ws)
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub publishers_per_room: usize,
+    /// HTTP connections that post, spread over the rooms (mode rest; default one per room)
+    #[arg(long, value_name = "N")]
+    pub http_connections: Option<usize>,
+    /// Messages that a publisher keeps in flight: it sends the next when it has its own one back (mode rest: when it is
+    /// answered and the room's first member has it)
+    #[arg(long, default_value_t = 1, value_name = "W")]
+    pub window: u32,
+    /// Messages per second over all publishers, sent on schedule whatever comes back; --window is then ignored
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// Stop after so many measured messages per publisher
+    #[arg(long, value_name = "M")]
+    pub messages: Option<u32>,
+    /// Stop after so many measured seconds (5 when --messages is absent too); in mode idle, hold so long
+    #[arg(long, value_name = "S")]
+    pub seconds: Option<f64>,
+    /// Publish so long before measuring begins
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    pub warmup_ms: u64,
+    /// Size to aim at for the published JSON (reactions are padded in `emoji`, 4 to 64 bytes; posts in `content`)
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    pub payload_bytes: usize,
+
+    /// Churners closed and reopened per second while messages flow
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub churn: f64,
+    /// Extra connections for --churn, checked for order and doubles but not for gaps
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub churners: usize,
+    /// Of the members, the last N stop reading once joined; not checked, their closes are counted apart
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub stall: usize,
+
+    /// Wait after the joins, before memory is read
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    pub settle_ms: u64,
+    /// Hold so long after publishing and measure the idle server (modes ws and rest)
+    #[arg(long, default_value_t = 0.0, value_name = "S")]
+    pub idle_seconds: f64,
+    /// Keep the connections open so long before the end
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    pub linger_ms: u64,
+    /// Hard limit on the whole run
+    #[arg(long, default_value_t = 300.0, value_name = "S")]
+    pub deadline: f64,
+    /// Pin this process to a CPU
+    #[arg(long, value_name = "CPU")]
+    pub pin: Option<usize>,
+    /// Print one JSON object on standard output instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  load --secret S --pid 4711                                   one room of 1,000, one message in flight
+  load --secret S --connections 10000 --rooms 100 --sources 4  100 rooms, a publisher each
+  load --secret S --api-key K --mode rest --window 16          pipelined posts
+  load --secret S --mode idle --connections 19000 --rooms 190 --pid 4711 --seconds 10
+  load --secret S --churners 200 --churn 100 --stall 5         while others come, go and hang";
+
+/// Rooms, publishers and counters have a fixed width in the marker that every message carries.
+const ROOMS_MAX: usize = 1 << 18;
+const PUBLISHERS_PER_ROOM_MAX: usize = 1 << 12;
+
+impl Args {
+    /// Parses the process's arguments; prints what is wrong and exits with code 2 otherwise.
+    pub fn from_command_line() -> Self {
+        let args = Self::parse();
+        if let Err(message) = args.validate() {
+            Self::command().error(ErrorKind::ValueValidation, message).exit();
+        }
+        args
+    }
+
+    /// Publishing connections over all rooms.
+    pub fn publishers(&self) -> usize {
+        match self.mode {
+            Mode::Idle => 0,
+            Mode::Ws => self.rooms * self.publishers_per_room,
+            Mode::Rest => self.http_connections.unwrap_or(self.rooms),
+        }
+    }
+
+    /// The most publishers that any room has.
+    pub fn publishers_per_room(&self) -> usize {
+        self.publishers().div_ceil(self.rooms)
+    }
+
+    /// Connections that speak WebSocket: members and churners.
+    pub fn sockets(&self) -> usize {
+        self.connections + self.churners
+    }
+
+    /// Measured seconds, where time ends the run.
+    pub fn measured_seconds(&self) -> Option<f64> {
+        self.seconds.or(match self.messages {
+            Some(_) if self.mode != Mode::Idle => None,
+            _ => Some(5.0),
+        })
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let positive = [
+            ("--connections", self.connections),
+            ("--rooms", self.rooms),
+            ("--sources", usize::from(self.sources)),
+            ("--opening", self.opening),
+            ("--joining", self.joining),
+            ("--publishers-per-room", self.publishers_per_room),
+            ("--http-connections", self.http_connections.unwrap_or(1)),
+            ("--window", self.window as usize),
+            ("--messages", self.messages.unwrap_or(1) as usize),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} must be at least 1"));
+        }
+        let times = [
+            ("--seconds", self.seconds.unwrap_or(1.0)),
+            ("--rate", self.rate.unwrap_or(1.0)),
+            ("--deadline", self.deadline),
+        ];
+        if let Some((name, _)) = times.iter().find(|(_, v)| !v.is_finite() || *v <= 0.0) {
+            return Err(format!("{name} must be a number above 0"));
+        }
+        let spans = [("--churn", self.churn), ("--idle-seconds", self.idle_seconds)];
+        if let Some((name, _)) = spans.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+            return Err(format!("{name} must be a number, 0 or above"));
+        }
+        self.validate_shape()
+    }
+
+    fn validate_shape(&self) -> Result<(), String> {
+        if self.rooms > ROOMS_MAX || self.publishers_per_room() > PUBLISHERS_PER_ROOM_MAX {
+            return Err(format!("at most {ROOMS_MAX} rooms and {PUBLISHERS_PER_ROOM_MAX} publishers in each"));
+        }
+        let needed = match self.mode {
+            Mode::Ws => self.publishers(),
+            Mode::Idle | Mode::Rest => self.rooms,
+        };
+        if self.connections < needed + self.stall {
+            return Err(format!(
+                "--connections {} is too few: {needed} publish or watch a room and {} stall",
+                self.connections, self.stall
+            ));
+        }
+        if (self.churn > 0.0) != (self.churners > 0) {
+            return Err("--churn and --churners go together".to_owned());
+        }
+        if self.sources > 1 && !self.address.ip().is_loopback() {
+            return Err("--sources needs a server on a loopback address".to_owned());
+        }
+        if self.sources > 1 && !self.address.is_ipv4() {
+            return Err("--sources needs an IPv4 address".to_owned());
+        }
+        if self.mode == Mode::Rest && self.api_key.is_empty() {
+            return Err("--mode rest needs --api-key".to_owned());
+        }
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if self.room_prefix.len() > 64 || !self.room_prefix.bytes().all(plain) {
+            return Err("--room-prefix takes up to 64 letters, digits, '.', '_' and '-'".to_owned());
+        }
+        if self.api_key.bytes().any(|b| b.is_ascii_control()) {
+            return Err("--api-key must not hold control characters".to_owned());
+        }
+        if self.payload_bytes > 60_000 {
+            return Err("--payload-bytes is at most 60000".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<(), String> {
+        Args::try_parse_from(line.split(' ')).map_err(|e| e.to_string())?.validate()
+    }
+
+    #[test]
+    fn shapes_that_cannot_run_are_refused() {
+        assert_eq!(parse("load --secret s"), Ok(()));
+        for line in [
+            "load --secret s --connections 0",
+            "load --secret s --connections 3 --rooms 4",
+            "load --secret s --connections 8 --rooms 4 --publishers-per-room 2 --stall 1",
+            "load --secret s --mode rest",
+            "load --secret s --churn 5",
+            "load --secret s --seconds -1",
+            "load --secret s --rate 0",
+            "load --secret s --sources 2 --address 10.0.0.1:80",
+            "load --secret s --room-prefix a/b",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Those who publish: prebuilt messages of which only the marker changes, windows and the schedule of an open loop.
+//! It knows nothing of sockets: it fills output buffers.
+
+use crate::args::{Args, Mode};
+use crate::frame;
+use crate::http;
+use crate::marker::{COUNTER_MAX, MARKER_BYTES, Marker, PREFIX_BYTES};
+
+/// Output held for a publisher whose connection does not take more; beyond it the schedule waits.
+pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// Length of a thumbs-up, the only emoji used.
+const EMOJI: &str = "\u{1f44d}";
+
+/// One who publishes.
+pub struct Publisher {
+    /// The slot of its connection.
+    pub slot: usize,
+    /// Messages sent.
+    pub sent: u32,
+    /// Messages seen by the member that watches for them: the publisher itself, or the room's first member.
+    pub seen: u32,
+    /// Posts answered; the highest number where nothing is answered.
+    pub answered: u32,
+    /// Messages to send in all.
+    pub limit: u32,
+    room: u32,
+    number: u32,
+    template: Template,
+}
+
+/// A whole message as it goes out, but for its marker.
+struct Template {
+    bytes: Vec<u8>,
+    marker_at: usize,
+    /// Where the masked payload begins, if it is masked.
+    masked_from: Option<usize>,
+}
+
+/// The times at which an open loop sends, evenly spaced and taken by the publishers in turn.
+pub struct Schedule {
+    start_us: u64,
+    rate: f64,
+    taken: u64,
+}
+
+impl Publisher {
+    /// Publisher `index` over all rooms; `slot` is its connection.
+    pub fn new(args: &Args, index: usize, slot: usize) -> Self {
+        let (room, number) = (index % args.rooms, index / args.rooms);
+        Self {
+            slot,
+            sent: 0,
+            seen: 0,
+            answered: if args.mode == Mode::Rest { 0 } else { u32::MAX },
+            limit: COUNTER_MAX,
+            // The arguments hold both within the marker's width.
+            room: room as u32,
+            number: number as u32,
+            template: Template::new(args, room),
+        }
+    }
+
+    /// Messages that the window has room for.
+    pub fn credit(&self, window: u32) -> u32 {
+        let back = self.seen.min(self.answered);
+        let in_flight = self.sent - back;
+        window.saturating_sub(in_flight).min(self.limit.saturating_sub(self.sent))
+    }
+
+    /// Writes the next message into `out`.
+    pub fn write(&mut self, prefix: &[u8; PREFIX_BYTES], sent_us: u64, late_us: u64, out: &mut Vec<u8>) {
+        let marker = Marker { room: self.room, publisher: self.number, counter: self.sent, sent_us, late_us };
+        self.template.write(&marker.encode(prefix), out);
+        self.sent += 1;
+    }
+}
+
+impl Schedule {
+    /// Sends `rate` messages a second from `start_us` on.
+    pub fn new(rate: f64, start_us: u64) -> Self {
+        Self { start_us, rate, taken: 0 }
+    }
+
+    /// When the next message is due, in microseconds.
+    pub fn due_us(&self) -> u64 {
+        self.start_us + (self.taken as f64 * 1e6 / self.rate) as u64
+    }
+
+    /// The publisher, of so many, whose turn it is.
+    pub fn publisher(&self, publishers: usize) -> usize {
+        (self.taken % publishers as u64) as usize
+    }
+
+    /// The message is sent, or its publisher has no more to send.
+    pub fn advance(&mut self) {
+        self.taken += 1;
+    }
+}
+
+impl Template {
+    fn new(args: &Args, room: usize) -> Self {
+        let room = format!("{}{room}", args.room_prefix);
+        let marker = "M".repeat(MARKER_BYTES);
+        if args.mode == Mode::Rest {
+            let body = |content: &str| {
+                format!("{{\"id\":\"{marker}\",\"content\":\"{content}\",\"sender_user_id\":\"load\"}}")
+            };
+            let padding = args.payload_bytes.saturating_sub(body("").len()).max(1);
+            let body = body(&"x".repeat(padding));
+            let mut bytes = http::post_head(args.address, &room, &args.api_key, body.len());
+            let marker_at = bytes.len() + body.find(&marker).unwrap_or(0);
+            bytes.extend_from_slice(body.as_bytes());
+            return Self { bytes, marker_at, masked_from: None };
+        }
+        let payload = |emoji: &str| {
+            format!("{{\"type\":\"reaction\",\"roomId\":\"{room}\",\"messageId\":\"{marker}\",\"emoji\":\"{emoji}\"}}")
+        };
+        let padding = args.payload_bytes.saturating_sub(payload("").len()) / EMOJI.len();
+        let payload = payload(&EMOJI.repeat(padding.clamp(1, 64 / EMOJI.len())));
+        let (bytes, start) = frame::masked(frame::TEXT, payload.as_bytes());
+        Self { bytes, marker_at: start + payload.find(&marker).unwrap_or(0), masked_from: Some(start) }
+    }
+
+    fn write(&mut self, marker: &[u8; MARKER_BYTES], out: &mut Vec<u8>) {
+        let target = &mut self.bytes[self.marker_at..self.marker_at + MARKER_BYTES];
+        target.copy_from_slice(marker);
+        if let Some(start) = self.masked_from {
+            frame::mask(target, self.marker_at - start);
+        }
+        out.extend_from_slice(&self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::marker;
+
+    fn args(line: &str) -> Args {
+        Args::parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn a_reaction_carries_its_marker_masked() {
+        let args = args("load --secret s --rooms 3");
+        let mut publisher = Publisher::new(&args, 2, 2);
+        let mut out = Vec::new();
+        let prefix = marker::prefix(7);
+        publisher.write(&prefix, 1, 0, &mut out);
+        out.clear();
+        publisher.write(&prefix, 5, 0, &mut out);
+        let start = out.len() - usize::from(out[1] & 0x7f);
+        frame::mask(&mut out[start..], 0);
+        let message: serde_json::Value = serde_json::from_slice(&out[start..]).unwrap();
+        assert_eq!(message["type"], "reaction");
+        assert_eq!(message["roomId"], "load-2");
+        assert_eq!(message["emoji"], EMOJI.repeat(2));
+        let marker = Marker::decode(message["messageId"].as_str().unwrap().as_bytes()).unwrap();
+        assert_eq!((marker.room, marker.counter, marker.sent_us), (2, 1, 5));
+    }
+
+    #[test]
+    fn a_post_has_the_length_it_names() {
+        let args = args("load --secret s --mode rest --api-key k --payload-bytes 300");
+        let mut out = Vec::new();
+        Publisher::new(&args, 0, 0).write(&marker::prefix(7), 1, 0, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("X-API-Key: k\r\n"));
+        assert!(head.contains("Content-Length: 300"));
+        assert_eq!(body.len(), 300);
+        let message: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(Marker::decode(message["id"].as_str().unwrap().as_bytes()).is_some());
+    }
+
+    #[test]
+    fn a_window_counts_what_is_answered_and_seen() {
+        let mut publisher = Publisher::new(&args("load --secret s"), 0, 0);
+        assert_eq!(publisher.credit(4), 4);
+        (publisher.sent, publisher.seen, publisher.answered) = (4, 3, 1);
+        assert_eq!(publisher.credit(4), 1);
+        publisher.limit = 4;
+        assert_eq!(publisher.credit(4), 0);
+    }
+}
