@@ -1,0 +1,28 @@
+//! End-to-end tests: the real binary on a free port, and clients that know only the contract.
+//!
+//! The tests own nothing of the server's code and never look inside it. They wait for events, with a deadline that only a
+//! failure reaches, and leave no process behind.
+
+mod client;
+mod http_client;
+mod server;
+
+mod churn;
+mod commands;
+mod events;
+mod http;
+mod lifecycle;
+mod limits;
+mod outbox;
+mod presence;
+mod refs;
+mod rest;
+mod rest_order;
+mod seed;
+mod smuggling;
+mod sockets;
+mod start;
+mod tokens;
+mod typing;
+mod users;
+mod websocket;
