@@ -10,6 +10,9 @@ use super::connection::Phase;
 use super::shard::Shard;
 use crate::wire::event;
 
+/// A few connections are no storm: their closes are not spread further apart than this.
+const CLOSE_INTERVAL_MS_MAX: u64 = 10;
+
 /// How far stopping has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
@@ -74,7 +77,7 @@ impl Shard {
         for (slot, phase) in all {
             match phase {
                 Phase::Open => {
-                    let at_ms = window_ms * place / open;
+                    let at_ms = (window_ms * place / open).min(place * CLOSE_INTERVAL_MS_MAX);
                     place += 1;
                     if at_ms == 0 {
                         self.close_draining(slot);

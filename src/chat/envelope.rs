@@ -146,6 +146,8 @@ pub enum RoomAsk {
     Refresh,
     /// Who is there.
     Online,
+    /// Nothing but to be answered behind what was asked before.
+    Fence,
 }
 
 /// A durable event before the home has ordered it.
@@ -254,9 +256,11 @@ pub enum Answer {
         /// Connections in the room at that moment.
         connections: u32,
     },
-    /// An ephemeral event was queued for so many connections.
+    /// An ephemeral event was queued.
     Delivered {
-        /// How many.
+        /// For so many users.
+        users: u32,
+        /// On so many connections.
         connections: u32,
     },
     /// Who is in a room: at most the first 10,000, and how many in all.

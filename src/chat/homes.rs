@@ -65,16 +65,6 @@ impl RoomHomes {
         self.entries.len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// All rooms.
-    pub fn iter(&self) -> impl Iterator<Item = &Room> {
-        self.entries.iter().map(|(_, entry)| &entry.room)
-    }
-
     fn find(&self, name: &RoomName) -> Option<u32> {
         self.table.find(name.hash_code(), |&n| self.entries[n as usize].name == *name).copied()
     }
@@ -126,8 +116,10 @@ impl Shard {
                     return self.mail.reply(from, Reply { origin, answer });
                 }
                 RoomAsk::Ephemeral(_) => {
-                    return self.mail.reply(from, Reply { origin, answer: Answer::Delivered { connections: 0 } });
+                    let answer = Answer::Delivered { users: 0, connections: 0 };
+                    return self.mail.reply(from, Reply { origin, answer });
                 }
+                RoomAsk::Fence => return self.mail.reply(from, Reply { origin, answer: Answer::Done }),
                 _ if self.rooms.len() >= self.config.limits.rooms_max / self.shards => {
                     let answer = Answer::Refused(ErrorCode::Overloaded);
                     return self.mail.reply(from, Reply { origin, answer });
@@ -187,7 +179,8 @@ impl Shard {
     }
 
     fn with_room<T>(&mut self, number: u32, act: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
-        let quiet = self.is_draining();
+        // Before the first connection is closed anywhere, so that no shard tells of those that another closes.
+        let quiet = self.is_quiescing();
         let RoomHomes { entries, orderer, .. } = &mut self.rooms;
         let mut cx = RoomContext { now: self.now, limits: &self.config.limits, orderer, quiet };
         act(&mut entries[number as usize].room, &mut cx)

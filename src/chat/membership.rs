@@ -148,12 +148,22 @@ impl Shard {
         }
     }
 
+    /// Leaving takes effect here at once; its answer comes from the home, behind those to what was asked before.
     fn leave(&mut self, slot: u32, number: Option<u32>, room: &str, reference: Option<Box<str>>) {
-        if let Some(number) = number {
+        let member = number.filter(|&number| self.connections[slot].rooms.find(number).is_some());
+        let name = member.map(|number| self.local_rooms[number].name.clone());
+        if let Some(number) = member {
             self.remove_member(slot, number);
         }
-        if let Some(reference) = reference {
-            let now = self.now.wall_ms;
+        let Some(reference) = reference else { return };
+        let now = self.now.wall_ms;
+        let posted = name.is_some_and(|name| {
+            let target = home(name.hash_code(), self.shards);
+            let to = ReplyTo::Reference(reference.clone(), name.clone());
+            let origin = Origin { conn: self.connections.id(slot), to };
+            self.mail.request(target, Request { origin, ask: Ask::Room(name, RoomAsk::Fence) }).is_ok()
+        });
+        if !posted {
             self.send_json(slot, |out| event::ack(out, Some(&reference), Some(room), now));
         }
     }
@@ -162,7 +172,6 @@ impl Shard {
     pub(super) fn finish_join(&mut self, number: u32, answer: Answer) {
         let Some(mut join) = self.joins.try_remove(number as usize) else { return };
         let room = self.local_rooms[join.room].name.clone();
-        self.local_rooms[join.room].pending -= 1;
         let slot = join.conn.slot();
         if !join.closed {
             let conn = &mut self.connections[slot];
@@ -184,6 +193,8 @@ impl Shard {
         } else if matches!(answer, Answer::Subscribed { .. }) && !join.again {
             self.finish_for_the_gone(&mut join, &room);
         }
+        // Until here the entry has kept the room's number from being given to another.
+        self.local_rooms[join.room].pending -= 1;
         self.local_rooms.release(join.room);
         if self.connections.is_current(join.conn) {
             self.tidy_extra(slot);
@@ -363,8 +374,14 @@ impl Shard {
     pub(super) fn send_json(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let mut text = Vec::with_capacity(160);
         write(&mut text);
-        self.pool.append_direct(&mut self.connections[slot].outbox, |out| put_frame(out, Opcode::Text, &[&text]));
+        let outbox = &mut self.connections[slot].outbox;
+        let behind = outbox.bytes() >= self.config.limits.outbox_hard_bytes;
+        self.pool.append_direct(outbox, |out| put_frame(out, Opcode::Text, &[&text]));
         self.mark_express(slot);
+        if behind {
+            // It asks and asks, and reads no answer.
+            self.close(slot, &CloseReason::SlowConsumer);
+        }
     }
 
     /// Closes those furthest behind when the segments that they hold up fill the pool.

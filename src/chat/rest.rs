@@ -279,8 +279,9 @@ impl Shard {
                 body.extend_from_slice(format!("],\"count\":{count}}}").as_bytes());
                 Rest::json(200, body)
             }
-            Answer::Delivered { connections } => {
-                Rest::json(202, format!("{{\"delivered\":{connections}}}").into_bytes())
+            Answer::Delivered { users, connections } => {
+                let counts = format!("{{\"users\":{users},\"connections\":{connections}}}");
+                Rest::json(202, format!("{{\"delivered\":{counts}}}").into_bytes())
             }
             _ => {
                 debug_assert!(false, "no route waits for such an answer");

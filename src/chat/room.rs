@@ -120,6 +120,7 @@ impl Room {
             RoomAsk::Publish(publish) => Due::Answer(self.publish(cx, &publish)),
             RoomAsk::Ephemeral(prefix) => Due::Answer(self.relay(cx, &prefix)),
             RoomAsk::Refresh => Due::Online,
+            RoomAsk::Fence => Due::Answer(Answer::Done),
             RoomAsk::Online => {
                 let users = self.presence.iter().take(USERS_LISTED_MAX).cloned().collect();
                 Due::Answer(Answer::Users(users, self.presence.users()))
@@ -335,7 +336,7 @@ impl Room {
             event::finish_ephemeral(&mut end, cx.now.wall_ms);
             self.burst.push(Kind::Ephemeral, None, &[prefix, &end]);
         }
-        Answer::Delivered { connections }
+        Answer::Delivered { users: self.presence.users(), connections }
     }
 
     /// The user's last connection has left: its typing ends before it does.
@@ -856,7 +857,7 @@ mod tests {
         world.join(B, 1, "ben");
         let turn = world.turn();
         assert_eq!(turn.events[0].0, json!({"type": "x", "timestamp": WALL_MS}));
-        assert!(matches!(turn.answer(0), Answer::Delivered { connections: 1 }));
+        assert!(matches!(turn.answer(0), Answer::Delivered { users: 1, connections: 1 }));
         let (Answer::Online(refresh), Answer::Subscribed { online, .. }) = (turn.answer(1), turn.answer(3)) else {
             panic!()
         };

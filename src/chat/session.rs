@@ -103,6 +103,9 @@ impl Shard {
 
     fn handle_message(&mut self, slot: u32, payload: &[u8]) {
         let parsed = client::parse(payload);
+        if self.connections[slot].phase == Phase::Auth && !matches!(&parsed, Ok(message) if is_auth(&message.request)) {
+            return self.close(slot, &CloseReason::NoToken);
+        }
         if let Err(retry_after_ms) = self.charge(slot, 1) {
             let reference = match &parsed {
                 Ok(message) => message.reference.map(|reference| reference.as_json()),
@@ -128,10 +131,6 @@ impl Shard {
         match request {
             Request::Auth { token } => return self.handle_auth(slot, token.as_str(), reference),
             Request::Ping => return self.send_json(slot, |out| event::pong(out, reference.as_deref(), now)),
-            _ if self.connections[slot].phase == Phase::Auth => {
-                let text = "send auth with a token first";
-                return self.send_error(slot, ErrorCode::Forbidden, text, reference.as_deref(), None);
-            }
             _ => {}
         }
         match request {
@@ -225,7 +224,7 @@ impl Shard {
     }
 
     /// Charges tokens of the connection's bucket: a generic cell rate algorithm over one 32-bit time, so that a full
-    /// bucket costs no memory. A refused message is charged as well, and enough of them close the connection.
+    /// bucket costs no memory. A refused message is charged as well, by half, and enough of them close the connection.
     ///
     /// # Errors
     /// The milliseconds until the bucket has a token again.
@@ -241,12 +240,15 @@ impl Shard {
         let debt = conn.rate.wrapping_sub(now);
         // A time that lies in the past, or far beyond what can be owed, is a full bucket.
         let debt = if debt <= flood_ms.saturating_add(cost(200)) { debt } else { 0 };
-        let owed = debt.saturating_add(cost(tokens));
+        let wanted = debt.saturating_add(cost(tokens));
+        // What is refused costs half: who slows down is served again, who does not is a flood.
+        let is_refused = wanted > burst_ms;
+        let owed = if is_refused { debt.saturating_add(cost(tokens) / 2) } else { wanted };
         conn.rate = now.wrapping_add(owed);
         if owed > flood_ms {
             self.close(slot, &CloseReason::Flooding);
         }
-        if owed > burst_ms { Err(u64::from(owed - burst_ms)) } else { Ok(()) }
+        if is_refused { Err(u64::from(wanted - burst_ms)) } else { Ok(()) }
     }
 
     /// Keeps bytes until the connection may be read again.
@@ -295,4 +297,9 @@ impl Shard {
             self.close(slot, &CloseReason::InputPoolFull);
         }
     }
+}
+
+/// Whether a message is the one with which a connection without a token has to begin.
+fn is_auth(request: &Request<'_>) -> bool {
+    matches!(request, Request::Auth { token } if !token.as_str().is_empty())
 }

@@ -303,8 +303,8 @@ impl Shard {
         let wants = match conn.phase {
             Phase::Free | Phase::Dead | Phase::Admitting => false,
             Phase::Http => !self.is_http_paused(slot),
-            Phase::Auth | Phase::Open => conn.outbox.bytes() < self.config.limits.outbox_soft_bytes,
-            Phase::Closing | Phase::Lingering => true,
+            // A WebSocket is read even while it is behind: both ends waiting for the other to read would be for ever.
+            Phase::Auth | Phase::Open | Phase::Closing | Phase::Lingering => true,
         };
         if !wants {
             self.connections[slot].mark(Flag::Paused);

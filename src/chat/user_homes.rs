@@ -129,7 +129,7 @@ impl Shard {
                 for shard in shards {
                     self.mail.post(shard, Envelope::ToUser { user: user.clone(), frame: Arc::clone(&frame) });
                 }
-                let answer = Answer::Delivered { connections: connections as u32 };
+                let answer = Answer::Delivered { users: u32::from(connections > 0), connections: connections as u32 };
                 self.mail.reply(from, Reply { origin, answer });
             }
         }
