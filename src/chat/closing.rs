@@ -110,7 +110,7 @@ impl Shard {
             _ => {}
         }
         if reason.is_abnormal() {
-            let user = (conn.user != NONE).then(|| self.users.id(conn.user).text()).unwrap_or_default();
+            let user = if conn.user == NONE { "" } else { self.users.id(conn.user).text() };
             tracing::info!(user = ?user, code = reason.code(), reason = reason.label(), "connection dismissed");
         }
         let begun = conn.phase == Phase::Closing;

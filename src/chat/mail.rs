@@ -8,6 +8,10 @@ use std::collections::VecDeque;
 use super::envelope::{Batch, Envelope, Origin, Reply, Request};
 use super::ids::ShardId;
 
+/// Too many requests are under way from one shard to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoCredit;
+
 struct Outgoing {
     /// What could not be handed over, ahead of everything else.
     held: Option<Batch>,
@@ -45,11 +49,11 @@ impl Mail {
     /// Posts a request.
     ///
     /// # Errors
-    /// Gives the request back when the pair has no credit left.
-    pub fn request(&mut self, target: ShardId, request: Request) -> Result<(), Request> {
+    /// The pair has no credit left; the request is dropped, to be refused by whoever made it.
+    pub fn request(&mut self, target: ShardId, request: Request) -> Result<(), NoCredit> {
         let outgoing = &mut self.targets[target.index()];
         if outgoing.credits == 0 {
-            return Err(request);
+            return Err(NoCredit);
         }
         outgoing.credits -= 1;
         self.post(target, Envelope::Request(request));

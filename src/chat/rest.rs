@@ -8,6 +8,7 @@ use super::envelope::{
 };
 use super::http::Rest;
 use super::ids::{RoomName, ShardId, UserId, home};
+use super::mail::NoCredit;
 use super::routes::{Call, Caller, Handled, error};
 use super::shard::Shard;
 use crate::wire::client::ErrorCode;
@@ -81,7 +82,7 @@ impl Shard {
         parse_posted(body, room, self.key.halves(), &author)
     }
 
-    fn publish(&mut self, call: &Call<'_>, room: &str, posted: Posted, to: ReplyTo) -> Result<(), Request> {
+    fn publish(&mut self, call: &Call<'_>, room: &str, posted: Posted, to: ReplyTo) -> Result<(), NoCredit> {
         let id_given = posted.id.is_some();
         let id = posted.id.clone().unwrap_or_else(|| self.make_id());
         let mut prefix = Vec::new();
@@ -97,7 +98,7 @@ impl Shard {
         self.ask_room(call.slot, room, to, RoomAsk::Publish(publish))
     }
 
-    fn ask_room(&mut self, slot: u32, room: &str, to: ReplyTo, ask: RoomAsk) -> Result<(), Request> {
+    fn ask_room(&mut self, slot: u32, room: &str, to: ReplyTo, ask: RoomAsk) -> Result<(), NoCredit> {
         let hash = self.key.hash(room);
         let known = self.local_rooms.find_text(hash, room);
         let name = known.map_or_else(|| RoomName::new(room, hash), |number| self.local_rooms[number].name.clone());
@@ -143,7 +144,7 @@ impl Shard {
         self.pending(call, |shard, to| shard.mail.request(target, Request { origin: Origin { conn, to }, ask }))
     }
 
-    fn pending(&mut self, call: &Call<'_>, ask: impl FnOnce(&mut Self, ReplyTo) -> Result<(), Request>) -> Handled {
+    fn pending(&mut self, call: &Call<'_>, ask: impl FnOnce(&mut Self, ReplyTo) -> Result<(), NoCredit>) -> Handled {
         match ask(self, ReplyTo::Rest(call.number)) {
             Ok(()) => Handled::Pending,
             Err(_) => error(503, ErrorCode::Overloaded, BUSY),
@@ -209,7 +210,7 @@ impl Shard {
         Handled::Gather(Box::new(Gather::Rooms { rooms: Vec::new(), shard, limit }))
     }
 
-    fn ask_rooms(&mut self, slot: u32, number: u32, shard: u16, from: u32, limit: u32) -> Result<(), Request> {
+    fn ask_rooms(&mut self, slot: u32, number: u32, shard: u16, from: u32, limit: u32) -> Result<(), NoCredit> {
         let origin = Origin { conn: self.connections.id(slot), to: ReplyTo::RestPart(number, 0) };
         self.mail.request(ShardId(shard), Request { origin, ask: Ask::Shard(ShardAsk::Rooms { from, limit }) })
     }
