@@ -73,6 +73,7 @@ impl Shard {
         };
         let tick = self.tick();
         let conn = &mut self.connections[slot];
+        self.users.set_form(conn.user, &form);
         conn.phase = Phase::Open;
         (conn.opened, conn.seen) = (tick, tick);
         conn.unmark(Flag::PingedOdd);

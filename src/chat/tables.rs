@@ -65,6 +65,12 @@ impl Users {
         self.table.find(user.hash_code(), |&n| self.entries[n as usize].id == *user).copied()
     }
 
+    /// Takes over the form of the id that the user's home has told, and its allocation.
+    pub fn set_form(&mut self, number: u32, form: &UserId) {
+        debug_assert!(self.entries[number as usize].id == *form);
+        self.entries[number as usize].id = form.clone();
+    }
+
     /// The user of a number.
     pub fn id(&self, number: u32) -> &UserId {
         &self.entries[number as usize].id
