@@ -157,9 +157,7 @@ impl Shard {
             let window_ms = if http.framing.is_some() { limits.rest_idle_ms } else { limits.handshake_ms };
             http.deadline_ms = extra.unfinished_ms + window_ms;
             let due_ms = http.deadline_ms;
-            if self.wheel.due_ms(slot).is_none_or(|armed_ms| armed_ms > due_ms) {
-                self.wheel.set(slot, due_ms);
-            }
+            self.arm_http(slot, due_ms);
         }
         self.tidy_extra(slot);
         self.http_flush(slot);
@@ -313,14 +311,23 @@ impl Shard {
         if http.ring.len() == before {
             return;
         }
-        http.deadline_ms = now_ms + self.config.limits.rest_idle_ms;
+        let due_ms = now_ms + self.config.limits.rest_idle_ms;
+        http.deadline_ms = due_ms;
         let ended = conn.has(Flag::EndOfInput);
         let has_tail = conn.extra.as_ref().is_some_and(|extra| !extra.tail.is_empty());
         self.mark_express(slot);
         if is_empty && (last || ended && !has_tail || self.is_quiescing()) {
             self.linger(slot);
         } else {
+            self.arm_http(slot, due_ms);
             self.resume(slot);
+        }
+    }
+
+    /// Makes the timer fire no later than that; a later deadline is found when it has fired.
+    fn arm_http(&mut self, slot: u32, due_ms: u64) {
+        if self.wheel.due_ms(slot).is_none_or(|armed_ms| armed_ms > due_ms) {
+            self.wheel.set(slot, due_ms);
         }
     }
 
