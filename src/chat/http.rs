@@ -316,6 +316,10 @@ impl Shard {
         let ended = conn.has(Flag::EndOfInput);
         let has_tail = conn.extra.as_ref().is_some_and(|extra| !extra.tail.is_empty());
         self.mark_express(slot);
+        self.keep_within_output_pools();
+        if self.connections[slot].phase != Phase::Http {
+            return;
+        }
         if is_empty && (last || ended && !has_tail || self.is_quiescing()) {
             self.linger(slot);
         } else {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::burst::{Kind, Segment};
-use super::connection::{Flag, JoinBatch, NONE};
+use super::connection::{JoinBatch, NONE};
 use super::envelope::{Answer, Ask, Envelope, Origin, Publish, ReplyTo, Request, RoomAsk};
 use super::ids::{ConnId, RoomName, UserId, home};
 use super::outbox::SegmentHandle;
@@ -343,7 +343,7 @@ impl Shard {
         }
         held.iter().for_each(|segment| self.pool.release(segment.handle));
         slow.iter().for_each(|&slot| self.close(slot, &CloseReason::SlowConsumer));
-        self.keep_within_segment_pool();
+        self.keep_within_output_pools();
     }
 
     fn hold(&mut self, segment: &Segment) -> Held {
@@ -382,20 +382,29 @@ impl Shard {
             // It asks and asks, and reads no answer.
             self.close(slot, &CloseReason::SlowConsumer);
         }
+        self.keep_within_output_pools();
     }
 
-    /// Closes those furthest behind when the segments that they hold up fill the pool.
-    fn keep_within_segment_pool(&mut self) {
-        let max = self.config.limits.segment_pool_bytes / self.shards;
-        if self.pool.shared_bytes() <= max {
+    /// Closes those furthest behind when what waits to be sent fills one of its pools.
+    pub(super) fn keep_within_output_pools(&mut self) {
+        let limits = &self.config.limits;
+        let segments_max = limits.segment_pool_bytes / self.shards;
+        let direct_max = limits.direct_pool_bytes / self.shards;
+        if self.pool.shared_bytes() <= segments_max && self.pool.direct_bytes() <= direct_max {
             return;
         }
-        let behind = self.connections.iter().filter(|(_, conn)| conn.is_open() && conn.has(Flag::Blocked));
-        let mut behind: Vec<(usize, u32)> = behind.map(|(slot, conn)| (conn.outbox.bytes(), slot)).collect();
+        let mut behind: Vec<(usize, u32)> = self
+            .connections
+            .iter()
+            .map(|(slot, conn)| (conn.outbox.bytes(), slot))
+            .filter(|entry| entry.0 > 0)
+            .collect();
         behind.sort_unstable_by(|a, b| b.cmp(a));
-        tracing::warn!(shard = self.id.0, bytes = self.pool.shared_bytes(), max, "segment pool full");
+        let (segments, direct) = (self.pool.shared_bytes(), self.pool.direct_bytes());
+        tracing::warn!(shard = self.id.0, segments, segments_max, direct, direct_max, "an output pool is full");
         for (_, slot) in behind {
-            if self.pool.shared_bytes() <= max - max / 10 {
+            let has_room = |held: usize, max: usize| held <= max - max / 10;
+            if has_room(self.pool.shared_bytes(), segments_max) && has_room(self.pool.direct_bytes(), direct_max) {
                 break;
             }
             self.close(slot, &CloseReason::SlowConsumer);

@@ -103,7 +103,7 @@ impl OutboxPool {
         self.shared_bytes
     }
 
-    /// Bytes of direct segments.
+    /// Bytes that direct segments occupy.
     pub fn direct_bytes(&self) -> usize {
         self.direct_bytes
     }
@@ -139,11 +139,10 @@ impl OutboxPool {
             }
         };
         if let Bytes::Direct(bytes) = &mut self.segments[segment as usize].bytes {
-            let before = bytes.len();
+            let (length, capacity) = (bytes.len(), bytes.capacity());
             write(bytes);
-            let added = bytes.len() - before;
-            self.direct_bytes += added;
-            outbox.bytes += added as u32;
+            self.direct_bytes += bytes.capacity() - capacity;
+            outbox.bytes += (bytes.len() - length) as u32;
         }
     }
 
@@ -274,7 +273,7 @@ impl OutboxPool {
         if entry.links == 0 {
             match self.segments.remove(segment as usize).bytes {
                 Bytes::Shared(bytes) => self.shared_bytes -= bytes.len(),
-                Bytes::Direct(bytes) => self.direct_bytes -= bytes.len(),
+                Bytes::Direct(bytes) => self.direct_bytes -= bytes.capacity(),
             }
             if self.segments.is_empty() && self.segments.capacity() > 1024 {
                 self.segments = Slab::new();
