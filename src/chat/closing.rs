@@ -126,6 +126,7 @@ impl Shard {
         self.wheel.set(slot, self.now.tick_ms + self.config.limits.close_ms);
         self.mark_express(slot);
         self.resume(slot);
+        self.drained_already(slot);
     }
 
     /// The peer began the closing handshake: its Close frame is echoed.
@@ -149,6 +150,14 @@ impl Shard {
         self.wheel.set(slot, self.now.tick_ms + self.config.limits.close_ms);
         self.mark_express(slot);
         self.resume(slot);
+        self.drained_already(slot);
+    }
+
+    /// A connection that has nothing left to send goes on as if it had just sent it.
+    fn drained_already(&mut self, slot: u32) {
+        if self.connections[slot].outbox.is_empty() {
+            self.handle_drained(slot);
+        }
     }
 
     /// Ends a connection without another word.

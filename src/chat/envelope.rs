@@ -71,6 +71,17 @@ pub enum Envelope {
     },
 }
 
+impl Envelope {
+    /// What it takes of the window from its sender to its receiver.
+    pub fn window_bytes(&self) -> usize {
+        match self {
+            Self::Burst { bytes, .. } => *bytes,
+            Self::ToUser { frame, .. } => frame.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Where an answer goes.
 #[derive(Clone, Debug)]
 pub struct Origin {

@@ -80,9 +80,7 @@ impl Mail {
 
     /// Posts an obligation.
     pub fn post(&mut self, target: ShardId, envelope: Envelope) {
-        if let Envelope::Burst { bytes, .. } = &envelope {
-            self.targets[target.index()].window_used += bytes;
-        }
+        self.targets[target.index()].window_used += envelope.window_bytes();
         if target == self.id {
             self.local.push_back(envelope);
         } else {
@@ -95,14 +93,14 @@ impl Mail {
         self.targets[target.index()].window_used < self.window_bytes
     }
 
-    /// Notes that so many bytes of a burst of shard `home` were taken over here.
-    pub fn take_over(&mut self, home: ShardId, bytes: usize) {
-        let target = &mut self.targets[home.index()];
-        if home == self.id {
-            target.window_used -= bytes;
-        } else {
-            target.window_back += bytes;
+    /// Notes that so many bytes that shard `from` sent through its window were taken over here. Returns whether that was
+    /// this shard's own window to itself, and it is open again.
+    pub fn take_over(&mut self, from: ShardId, bytes: usize) -> bool {
+        if from == self.id {
+            return self.handle_returned(from, 0, bytes);
         }
+        self.targets[from.index()].window_back += bytes;
+        false
     }
 
     /// Notes what a batch from `from` gives back. Returns whether a window that was shut is open again.

@@ -61,6 +61,9 @@ pub enum RoomAction {
 impl Shard {
     /// Does what a connection asks about a room, now or behind its pending join.
     pub(super) fn ask_about_room(&mut self, slot: u32, room: &str, request: RoomRequest) {
+        if self.is_quiescing() {
+            return self.refuse(slot, room, request, ErrorCode::Unavailable, "the server is stopping");
+        }
         let hash = self.key.hash(room);
         let number = self.local_rooms.find_text(hash, room);
         if let Some(join) = number.and_then(|number| self.pending_join(slot, number)) {

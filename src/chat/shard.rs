@@ -17,6 +17,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use slab::Slab;
 
 use super::Now;
+use super::closing::CloseReason;
 use super::connection::{Connections, Flag, Phase};
 use super::drain::Stage;
 use super::envelope::{Batch, Envelope};
@@ -188,24 +189,22 @@ impl Shard {
     }
 
     fn handle_envelope(&mut self, from: ShardId, envelope: Envelope) {
+        let window_bytes = envelope.window_bytes();
         match envelope {
             Envelope::Request(request) => self.handle_request(from, request),
             Envelope::Reply(reply) => self.handle_reply(reply),
             Envelope::Unsubscribe { room, user, conn } => self.handle_unsubscribe(from, &room, &user, conn),
-            Envelope::Burst { room, segments, bytes } => {
-                self.deliver(&room, &segments);
-                self.mail.take_over(from, bytes);
-                if from == self.id {
-                    self.rooms.unblock();
-                }
-            }
+            Envelope::Burst { room, segments, .. } => self.deliver(&room, &segments),
             Envelope::UserGone { user, conn } => self.user_homes.leave(&user, conn),
             Envelope::Replace { conn } => {
                 if self.connections.is_current(conn) {
-                    self.close(conn.slot(), &super::closing::CloseReason::Replaced);
+                    self.close(conn.slot(), &CloseReason::Replaced);
                 }
             }
             Envelope::ToUser { user, frame } => self.deliver_to_user(&user, frame),
+        }
+        if window_bytes > 0 && self.mail.take_over(from, window_bytes) {
+            self.rooms.unblock();
         }
     }
 

@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use super::envelope::{Answer, Ask, Envelope, Origin, Reply, ReplyTo, Request, ShardAsk, UserAsk};
 use super::ids::{ConnId, ShardId, UserId};
 use super::shard::Shard;
+use crate::wire::client::ErrorCode;
 
 struct HomeUser {
     user: UserId,
@@ -126,6 +127,10 @@ impl Shard {
             }
             UserAsk::Event(frame) => {
                 let (shards, connections) = self.user_homes.shards_of(user);
+                if !shards.iter().all(|&shard| self.mail.is_window_open(shard)) {
+                    let answer = Answer::Refused(ErrorCode::Overloaded);
+                    return self.mail.reply(from, Reply { origin, answer });
+                }
                 for shard in shards {
                     self.mail.post(shard, Envelope::ToUser { user: user.clone(), frame: Arc::clone(&frame) });
                 }
