@@ -1,4 +1,236 @@
-//! Sizland Chat.
+//! Sizland Chat: a real-time chat server for very many WebSocket connections.
+//!
+//! This page is the architecture document: how the program is put together, why, and what must stay true. How to run
+//! it, its protocol and its configuration stand in `README.md`.
+//!
+//! # Bird's eye
+//!
+//! A process has one port and a fixed number of threads that serve it. Each runs one event loop, a *shard*: it owns the
+//! connections that it accepted and speaks HTTP and WebSocket with them. Each room has one shard as its *home*, found
+//! by a keyed hash of its name; only the home knows the room's sequence, presence and typing, and only it makes the
+//! room's events. A user has a home as well, which counts the user's connections. Shards share no state: they send each
+//! other values through bounded mailboxes.
+//!
+//! Four layers, of which an upper one uses a lower one and never the reverse:
+//!
+//! ```text
+//! server     threads, mailboxes, the order of stopping
+//! reactor    the turn: poll, read, write, post; the only system calls of the loops
+//! chat       the chat itself: bytes and time come in, bytes and envelopes go out
+//! wire       bytes to values and back
+//! ```
+//!
+//! [`chat`] and [`wire`] are deterministic: the same calls give the same bytes. That is what makes a shard testable
+//! without a socket, and a simulation of a whole server possible in one thread.
+//!
+//! # The path of a message
+//!
+//! ## A post, from socket to socket
+//!
+//! 1. The poll reports the ERP's socket as readable. [`Reactor::turn`](reactor::turn::Reactor::turn) sets the latch of
+//!    the connection, reads into the one buffer of the thread, and hands the bytes to
+//!    [`Shard::handle_input`](chat::shard::Shard::handle_input).
+//! 2. The connection speaks HTTP, so `http_input` finds the request: [`parse_head`](wire::http::parse_head) and, for a
+//!    chunked body, [`ChunkedDecoder`](wire::body::ChunkedDecoder). The request gets a number in the connection's ring.
+//! 3. `handle_http_request` checks path, method, credential, rights, length and media type in this order, and
+//!    dispatches to `post_message`. [`parse_posted`](wire::message::parse_posted) validates the body and takes a digest
+//!    of its JSON value; [`new_message_prefix`](wire::message::new_message_prefix) encodes all of the event but
+//!    `timestamp` and `seq`.
+//! 4. [`home`](chat::ids::home) names the room's home. [`Mail::request`](chat::mail::Mail::request) takes a credit and
+//!    posts [`RoomAsk::Publish`](chat::envelope::RoomAsk::Publish); the ring notes that the answer is
+//!    [`Pending`](chat::routes::Handled::Pending). At the end of the turn everything for one target leaves as one
+//!    [`Batch`](chat::envelope::Batch), with at most one wake.
+//! 5. At the home, [`Shard::handle_batch`](chat::shard::Shard::handle_batch) finds the room in `RoomHomes` and calls
+//!    [`Room::handle_ask`](chat::room::Room::handle_ask). [`Orderer::decide`](chat::orderer::Orderer::decide) says
+//!    whether it is new, a retry or a conflict. What is new gets the next `seq`, and
+//!    [`Room::emit`](chat::room::Room::emit) appends one finished frame to the room's [`Burst`](chat::burst::Burst).
+//!    The answer is noted, not sent.
+//! 6. Behind all input of the turn, [`Shard::freeze`](chat::shard::Shard::freeze) asks each room that has something to
+//!    say for its [`Frozen`](chat::room::Frozen) turn: the burst goes once to each shard with members, and behind it go
+//!    the answers.
+//! 7. At a shard with members, `deliver` takes each segment into the [`OutboxPool`](chat::outbox::OutboxPool)
+//!    ([`hold`](chat::outbox::OutboxPool::hold)) and [`link`](chat::outbox::OutboxPool::link)s it to the outbox of each
+//!    member: a few integers per member, no copy. The members enter the [`SendQueues`](chat::queues::SendQueues).
+//! 8. The same turn ends with the writes: [`Shard::poll_transmit`](chat::shard::Shard::poll_transmit) names a
+//!    connection, [`Shard::gather`](chat::shard::Shard::gather) lays its unsent bytes out for one vectored write of at
+//!    most 256 KiB, and [`Shard::handle_sent`](chat::shard::Shard::handle_sent) takes off what the socket took.
+//! 9. The answer, [`Published`](chat::envelope::Answer::Published), reaches the poster's shard and by connection and
+//!    request number its place in the ring; `answer_http` renders it, and what is ready at the front of the ring leaves
+//!    in order.
+//!
+//! If home and connection are on the same shard, nothing changes but the way: what a shard posts to itself waits in a
+//! queue of its [`Mail`](chat::mail::Mail) and is handled in the same turn, before the freeze if it is a request and
+//! behind it if it is a burst or an answer.
+//!
+//! ## A reaction
+//!
+//! `websocket_input` runs the [decoder](wire::decoder::decode) over the bytes, which unmasks in place; `handle_message`
+//! charges the rate limit and [parses](wire::client::parse) the payload into a [`Request`](wire::client::Request).
+//! Everything that is about a room passes `ask_about_room`: behind a pending join it is parked in the join's entry; in
+//! a room that was not joined it is answered `not_in_room`; otherwise it is posted to the room's home as above. If it
+//! carried a `ref`, the home's answer comes back as [`ReplyTo::Reference`](chat::envelope::ReplyTo::Reference) behind
+//! the burst, so an `ack` follows the event that it acknowledges.
+//!
+//! ## A join
+//!
+//! The join is *pending* from the `Subscribe` to its answer, in a bounded table of the connection's shard that outlives
+//! the connection. The home counts the user and the shard at once, but the burst of this turn goes only to those who
+//! had been told before: [`Interest`](chat::presence::Interest) knows who is *untold*. Then it answers `Subscribed`
+//! with an `online_update` that is one shared frame for all joiners of the turn. The shard adds the member, sends it
+//! its own `user_joined` and the `online_update`, and takes up what was parked. From home to shard everything stays in
+//! order; so what comes next is live, nothing is missing and nothing comes twice.
+//!
+//! # Code map
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | [`config`], [`error`], [`auth`], [`log`], [`dev`] | one configuration, valid by construction, from flag, environment, `.env`, TOML and defaults, with every limit; what stops a start; tokens and the API key; the log's queue and the masking of tokens; what `--dev` prints |
+//! | [`server`] | threads, mailboxes, signals, the phases of stopping |
+//! | [`reactor::turn`] | the turn, its budgets and latches |
+//! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
+//! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
+//! | [`chat::shard`] | [`Shard`](chat::shard::Shard), the owner of everything below, and its `handle_*` and `poll_*` |
+//! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
+//! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
+//! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
+//! | `chat::homes`, [`chat::room`], [`chat::orderer`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
+//! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
+//! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
+//! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |
+//! | [`chat::wheel`], `chat::liveness` | deadlines; pings, silence and expiry |
+//! | [`chat::closing`], [`chat::drain`] | how a connection ends, and how all do |
+//! | [`wire::http`], [`wire::body`], [`wire::target`], [`wire::response`], [`wire::upgrade`] | HTTP/1.1, strictly |
+//! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
+//! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
+//!
+//! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
+//! `tools/load` is the load generator and `tools/clients` are foreign clients.
+//!
+//! # Who owns what
+//!
+//! - **A connection belongs to one shard.** [`ConnId`](chat::ids::ConnId) is shard, generation and slot, and at once
+//!   the token in the poll, so an event or an answer for a slot that has a new owner is seen as stale.
+//! - **A room belongs to its home.** Presence is user to count per *source*, a source being a shard; interest is
+//!   members per shard.
+//! - **A shard with members of a room owns the list of them**: slot and the user's number on this shard, so leaving out
+//!   a user is one comparison in the array that is walked anyway.
+//! - **A user belongs to its home**, which admits each connection before it is greeted and closes the one silent
+//!   longest when there are too many.
+//! - The socket of a slot belongs to the [`Io`](reactor::io::Io), its latch to the [`Reactor`](reactor::turn::Reactor),
+//!   its deadline to the [`Wheel`](chat::wheel::Wheel), its unsent bytes to the pool: arrays side by side, indexed by
+//!   slot.
+//!
+//! # Invariants
+//!
+//! - **[`chat`] knows no clock, socket or thread**, and draws ids and epochs only from its seed. [`wire`] knows no
+//!   connection, room or time either. A [`Now`](chat::Now) comes with each turn: monotonic milliseconds for deadlines,
+//!   wall milliseconds for timestamps and expiry.
+//! - **The [`reactor`] knows no room, user or message**: it moves bytes, envelopes and readiness.
+//! - **Only [`server`] knows how many threads there are** when it starts and ends them; a shard knows the number as the
+//!   divisor of hashes, and the turn as the number of targets.
+//! - **A turn blocks only in the poll.** There is no lock, and no cache line that two threads write per delivery; the
+//!   shared [`Gauges`](chat::shard::Gauges) change when a WebSocket opens or closes.
+//! - **A room's events are made by its home alone**, and `seq` has no holes.
+//! - **The home of a room knows sources, never the connections behind them**, but for the one that holds a user's
+//!   typing.
+//! - **A burst crosses a thread boundary once per shard, never once per member**, and answers follow the burst.
+//! - **For each `Subscribed` there is exactly one `Unsubscribe`, never before it.**
+//! - **Each request has exactly one answer**, or its connection is closed. HTTP answers leave in the order of the
+//!   requests.
+//! - **What a connection sends about a room takes effect in the order sent.**
+//! - **Durable events are never dropped** for a connection that stays open; typing and presence may be, and then it is
+//!   told (`shed`) and gets a fresh `online_update`.
+//! - **A frame is never cut**: also a connection that is closed while behind gets the rest of the frame begun, then
+//!   Close.
+//! - **An idle connection owns no buffer.** Unfinished input, HTTP state and joins under way live in
+//!   [`Extra`](chat::connection::Extra), which is freed when empty.
+//! - **A slot is freed only at the end of a turn.**
+//! - **Maps are keyed** with a secret of the process, where their keys come from peers.
+//! - **Peer input never panics.** There is no `unsafe`.
+//! - **A peer's fault is a [`CloseReason`](chat::closing::CloseReason) or an `error`, an operator's an
+//!   [`Error`](error::Error) at the start, a bug an assertion.**
+//!
+//! # Readiness and budgets
+//!
+//! Sockets are registered once, for both directions and edge-triggered. Readiness is a latch per connection, cleared
+//! only by `WouldBlock`, or for reading by a short read while the peer has not ended its side: data and end together
+//! give one event, and no other ever comes. Whoever stops early, because a budget is used up or the connection is
+//! paused, keeps the latch and stays queued. Writes are tried first; writability is waited for only by a connection
+//! whose socket refused.
+//!
+//! Posts, accepts, input bytes, timers, what the shard tells itself, and writes each have a budget per turn.
+//! Connections with an answer, or in rooms with at most 256 members here, are flushed from the *express* queue; those
+//! of larger rooms from the *bulk* queue, 128 a turn, so that a room of ten thousand does not stand in front of every
+//! small one. The order of bytes within a connection is its outbox's and does not depend on the queue.
+//!
+//! # Backpressure
+//!
+//! Between shards there are three kinds of [`Envelope`](chat::envelope::Envelope). A *request* takes a credit of the
+//! pair (source, target) and is refused without one (`overloaded`, 503). A *reply* brings the credit back, so replies
+//! are bounded by requests. An *obligation* is never refused: an `Unsubscribe` is bounded by the memberships that there
+//! are, bursts and events for users by a window of bytes per pair. While a window is shut the rooms with members behind
+//! it are not frozen; their bursts grow to a limit, then they refuse publishes and collapse presence into one list. A
+//! batch that a full mailbox refuses is held and tried again each turn, at the latest after 2 ms. The loops never wait
+//! for each other.
+//!
+//! Towards clients: above the soft limit of an outbox ephemeral segments are counted instead of linked; a member that
+//! has reached the hard limit when something is delivered is closed with 4008. The bytes of segments (each counted once
+//! however many wait for it), of direct answers and of unfinished input stand in pools with a limit each, a shard
+//! having its share: of those that hold output up the ones furthest behind are closed first, of unfinished input the
+//! oldest. Pipelined HTTP above 32 requests, or above the soft limit, is not read; a WebSocket always is, since two
+//! ends that wait for each other to read would wait for ever. [`memory_bound`](config::memory_bound) adds the limits
+//! up.
+//!
+//! # Timers and liveness
+//!
+//! The [`Wheel`](chat::wheel::Wheel) has ticks of 250 ms and one deadline per slot; what it is for follows from the
+//! connection's [`Phase`](chat::connection::Phase) when it fires. Traffic only notes the tick and clears a flag, it
+//! never touches the wheel. An open connection is pinged once per interval, counted from its opening, and ended if it
+//! has not been heard when the next ping is due, unless input is waiting to be read, we have paused it, or the loop
+//! itself was late: a turn that begins more than a second late suspends the judgement for as long. Rooms have a wheel
+//! of their own for typing, presence differences and their end.
+//!
+//! # Stopping
+//!
+//! [`server`] names each [`Stage`](chat::drain::Stage) to all shards and waits until all report it done, or its time is
+//! over:
+//!
+//! - *Notice*: `/readyz` says 503, everything else goes on.
+//! - *Quiesce*: whoever is waiting in the backlog is accepted and the listeners close. New REST calls, upgrades and what
+//!   WebSockets ask about rooms are refused; what was asked is answered; presence and typing fall silent.
+//! - *Close*: each WebSocket gets `draining` and Close 1001 in its moment of the window; what is left at its end is
+//!   closed.
+//! - *Settle*: every request is answered, every burst taken over. Then the threads end.
+//!
+//! # Seams
+//!
+//! Not built, but nothing should make them hard:
+//!
+//! - **permessage-deflate**: a [`Segment`](chat::burst::Segment) is the place for a deflated variant beside the plain
+//!   one; the decoder has the place for RSV1.
+//! - **TLS**: bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write), and nowhere
+//!   else.
+//! - **A store**: [`Orderer`](chat::orderer::Orderer) only decides and [`Room::emit`](chat::room::Room::emit) only
+//!   emits, so an orderer behind a database can answer later, in commit order. Blocking work would be posted to threads
+//!   of its own and come back through the mailbox.
+//! - **Several nodes**: presence is per source and [`Room::source_ended`](chat::room::Room::source_ended) removes one
+//!   in a step; a node would be a source with a lease.
+//! - **Hand-over to a new process**: *Settle* leaves a state with nothing in flight; without *Close* before it, it
+//!   could be written down.
+//!
+//! # Why it is so
+//!
+//! - **Parked messages wait at the connection's shard**, in the entry of the pending join, rather than behind the
+//!   Subscribe at the home: so a home never holds anything for a connection that it does not know, and the limit per
+//!   join is looked at where the message arrives. The price is that they take one more way between shards when the join
+//!   is answered.
+//! - **A user's connections are admitted before they are greeted**, so that `connected` carries the id in the form of
+//!   the user's first connection, and the limit per user holds over all shards.
+//! - **tungstenite decodes nothing here**: its `WebSocketContext` owns a read buffer per connection and copies each
+//!   message. Its handshake key and close codes are used.
+//! - **A WebSocket's deadline is moved in the wheel rather than left to be found stale**, since that happens a few
+//!   times in its life and not per message. An HTTP connection's changes with each request, so there the timer is
+//!   only ever moved to an earlier time; a later deadline is found when it fires.
 
 #![forbid(unsafe_code)]
 

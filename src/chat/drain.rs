@@ -1,9 +1,9 @@
 //! Stopping in order.
 //!
 //! The phases are led by the server, which waits for every shard to reach one before it names the next: *Notice*
-//! (`/readyz` says 503, everything else goes on), *Quiesce* (nothing new begins, what is under way is answered), *Close*
-//! (presence and typing fall silent; every connection gets `draining` and Close 1001, spread over the window), *Settle*
-//! (nothing is in flight between the shards any more).
+//! (`/readyz` says 503, everything else goes on), *Quiesce* (nothing new begins, what is under way is answered, presence and
+//! typing fall silent), *Close* (every connection gets `draining` and Close 1001, spread over the window), *Settle* (nothing
+//! is in flight between the shards any more).
 
 use super::closing::CloseReason;
 use super::connection::Phase;

@@ -67,6 +67,9 @@ impl Shard {
             Ok(posted) => posted,
             Err(refusal) => return refused(&refusal),
         };
+        if let Some(turned_away) = self.turn_away(call) {
+            return turned_away;
+        }
         let to = ReplyTo::Rest(call.number);
         match self.publish(call, room, posted, to) {
             Ok(()) => Handled::Pending,
@@ -145,6 +148,9 @@ impl Shard {
     }
 
     fn pending(&mut self, call: &Call<'_>, ask: impl FnOnce(&mut Self, ReplyTo) -> Result<(), NoCredit>) -> Handled {
+        if let Some(turned_away) = self.turn_away(call) {
+            return turned_away;
+        }
         match ask(self, ReplyTo::Rest(call.number)) {
             Ok(()) => Handled::Pending,
             Err(_) => error(503, ErrorCode::Overloaded, BUSY),
@@ -159,6 +165,9 @@ impl Shard {
         let max = self.config.limits.broadcast_rooms_max;
         if broadcast.rooms.len() > max {
             return error(422, ErrorCode::InvalidMessage, &format!("rooms must be at most {max}"));
+        }
+        if let Some(turned_away) = self.turn_away(call) {
+            return turned_away;
         }
         let message = broadcast.message.get().as_bytes();
         let mut results: Vec<(Box<str>, Option<Answer>)> = Vec::with_capacity(broadcast.rooms.len());
@@ -204,6 +213,9 @@ impl Shard {
                 );
             }
         };
+        if let Some(turned_away) = self.turn_away(call) {
+            return turned_away;
+        }
         if self.ask_rooms(call.slot, call.number, shard, from, limit).is_err() {
             return error(503, ErrorCode::Overloaded, BUSY);
         }
@@ -217,6 +229,9 @@ impl Shard {
 
     pub(super) fn describe_user(&mut self, call: &Call<'_>) -> Handled {
         let Some(user) = self.called_user(call) else { return bad_user() };
+        if let Some(turned_away) = self.turn_away(call) {
+            return turned_away;
+        }
         match self.ask_all(call, |_| ShardAsk::Connections(user.clone())) {
             Some(left) => Handled::Gather(Box::new(Gather::User { connections: Vec::new(), left })),
             None => error(503, ErrorCode::Overloaded, BUSY),
@@ -229,6 +244,9 @@ impl Shard {
             Ok(order) => order,
             Err(refusal) => return refused(&refusal),
         };
+        if let Some(turned_away) = self.turn_away(call) {
+            return turned_away;
+        }
         let order = Arc::new(Disconnect {
             user,
             reason: order.reason.unwrap_or_else(|| "Removed by an administrator".to_owned()),

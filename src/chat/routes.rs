@@ -179,12 +179,6 @@ impl Shard {
             Ok(body) => body,
             Err(rest) => return Handled::Now(rest),
         };
-        if self.is_quiescing() {
-            return error(503, ErrorCode::Unavailable, "the server is stopping");
-        }
-        if matches!(caller, Caller::User(_)) && self.charge(slot, 1).is_err() {
-            return error(429, ErrorCode::RateLimited, "too many requests, slow down");
-        }
         let idempotency_key = head.header_str("idempotency-key");
         self.dispatch(route, Call { slot, number, target, caller, body, idempotency_key })
     }
@@ -208,6 +202,14 @@ impl Shard {
             Route::Disconnect => self.post_disconnect(&call),
             Route::Socket | Route::Health | Route::Ready => error(404, ErrorCode::NotFound, "there is nothing here"),
         }
+    }
+
+    /// What is asked last of all of a call: whether there is room for it now.
+    pub(super) fn turn_away(&mut self, call: &Call<'_>) -> Option<Handled> {
+        if matches!(call.caller, Caller::User(_)) && self.charge(call.slot, 1).is_err() {
+            return Some(error(429, ErrorCode::RateLimited, "too many requests, slow down"));
+        }
+        self.is_quiescing().then(|| error(503, ErrorCode::Unavailable, "the server is stopping"))
     }
 
     fn health(&self, route: Route) -> Rest {

@@ -60,7 +60,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let threads = count(config.threads);
     let connections = count(limits.connections_max);
     let rooms_beyond = count(limits.rooms_per_connection_max).saturating_sub(ROOMS_IN_SLOT);
-    let entries = count(limits.idempotency_entries_max) + count(limits.revocations_max);
+    // Every thread keeps its own.
+    let entries = threads * (count(limits.idempotency_entries_max) + count(limits.revocations_max));
     let tables = [
         threads * count(limits.pending_joins_max) * PENDING_JOIN_BYTES,
         threads * count(limits.mailbox_batches_max) * BATCH_BYTES,

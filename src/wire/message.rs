@@ -65,7 +65,7 @@ pub struct Posted {
 ///
 /// # Errors
 /// 400 for what is not JSON, 422 for the rest: no object, a key given twice, a reserved name,
-/// another room, a known field of the wrong type, or nesting deeper than [`DEPTH_MAX`].
+/// another room, a known field of the wrong type, or nesting deeper than 100 levels.
 pub fn parse_posted(body: &[u8], room: &str, key: (u64, u64), author: &Author<'_>) -> Result<Posted, PostRefusal> {
     let digester = Digester::new(key);
     let mut posted = Posted { id: None, timestamp: None, fields: Vec::with_capacity(body.len() + 128), digest: 0 };
