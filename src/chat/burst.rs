@@ -12,6 +12,9 @@ use crate::wire::websocket::{self, Opcode};
 /// A segment is closed at this size; one larger frame is a segment of its own.
 pub const SEGMENT_BYTES: usize = 256 * 1024;
 
+/// What a room keeps of its buffer between two bursts; it counts towards what an idle room may hold.
+const BUFFER_KEPT_BYTES: usize = 256;
+
 /// Whether an event is part of the room's history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -83,7 +86,7 @@ impl Burst {
         }
         // The buffer is kept for the next burst unless an unusual one made it large.
         self.open.clear();
-        self.open.shrink_to(4096);
+        self.open.shrink_to(BUFFER_KEPT_BYTES);
         self.open_events = 0;
     }
 }

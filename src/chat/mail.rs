@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use super::envelope::{Batch, Envelope, Origin, Reply, Request};
 use super::ids::ShardId;
 
+/// Room for so many envelopes is kept for the next turn.
+const LOCAL_KEPT: usize = 256;
+
 /// Too many requests are under way from one shard to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoCredit;
@@ -114,7 +117,12 @@ impl Mail {
 
     /// The next thing that the shard posted to itself.
     pub fn next_local(&mut self) -> Option<Envelope> {
-        self.local.pop_front()
+        let next = self.local.pop_front();
+        if self.local.is_empty() {
+            // A storm must not leave its high-water mark behind.
+            self.local.shrink_to(LOCAL_KEPT);
+        }
+        next
     }
 
     /// Whether the shard has something to tell itself.
