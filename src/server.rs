@@ -24,6 +24,8 @@ use crate::reactor::turn::Reactor;
 
 /// How long shards may take over what has no window of its own.
 const STAGE_MAX: Duration = Duration::from_secs(5);
+/// What the end of the window may be late.
+const WINDOW_GRACE: Duration = Duration::from_millis(750);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -123,11 +125,13 @@ impl Server {
         self.lead(Stage::Notice, STAGE_MAX);
         std::thread::sleep(Duration::from_millis(limits.drain_delay_ms));
         self.lead(Stage::Quiesce, STAGE_MAX);
-        let window = Duration::from_millis(limits.drain_window_ms + limits.close_ms);
-        if !self.lead(Stage::Close, window) {
+        // A deadline fires up to a tick late, and the last connection is closed at the end of the window.
+        let window = Duration::from_millis(limits.drain_window_ms + limits.close_ms) + WINDOW_GRACE;
+        let mut waiting = self.lead(Stage::Close, window);
+        if !waiting.is_empty() {
             tracing::warn!("connections are left at the end of the window");
             self.tell(|| Post::WindowOver);
-            self.await_all(Stage::Close, STAGE_MAX);
+            self.await_all(Stage::Close, STAGE_MAX, &mut waiting);
         }
         self.lead(Stage::Settle, STAGE_MAX);
         self.tell(|| Post::End);
@@ -140,24 +144,25 @@ impl Server {
         Ok(())
     }
 
-    /// Names a stage to all shards and waits until all have reached it; false if some did not within `max`.
-    fn lead(&self, stage: Stage, max: Duration) -> bool {
+    /// Names a stage to all shards and waits for at most `max`; returns those that have not reached it.
+    fn lead(&self, stage: Stage, max: Duration) -> Vec<ShardId> {
         tracing::info!(?stage, "stopping");
         self.tell(|| Post::Stage(stage));
-        self.await_all(stage, max)
+        let mut waiting = (0..self.mailers.len() as u16).map(ShardId).collect();
+        self.await_all(stage, max, &mut waiting);
+        waiting
     }
 
-    fn await_all(&self, stage: Stage, max: Duration) -> bool {
+    /// Takes the shards that reach the stage off the list, until it is empty or `max` is over.
+    fn await_all(&self, stage: Stage, max: Duration, waiting: &mut Vec<ShardId>) {
         let deadline = Instant::now() + max;
-        let mut waiting: Vec<ShardId> = (0..self.mailers.len() as u16).map(ShardId).collect();
         while !waiting.is_empty() {
             match self.reports.recv_deadline(deadline) {
                 Ok((shard, done)) if done == stage => waiting.retain(|&other| other != shard),
                 Ok(_) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
         }
-        true
     }
 
     fn tell(&self, post: impl Fn() -> Post) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use sizland_chat::chat::Now;
 use sizland_chat::chat::closing::CloseReason;
 use sizland_chat::chat::ids::{HashKey, ShardId};
+use sizland_chat::chat::queues::SendBudget;
 use sizland_chat::chat::shard::{Gauges, Shard, ShardSetup};
 use sizland_chat::config::{Config, Limits, settings_markdown};
 use sizland_chat::wire::client::ErrorCode;
@@ -151,8 +152,8 @@ fn options(path: &str) -> String {
     let conn = shard.handle_accept();
     let mut request = format!("OPTIONS {path} HTTP/1.1\r\nHost: chat\r\n\r\n").into_bytes();
     shard.handle_input(conn.slot(), &mut request);
-    let (mut answer, mut bulk_budget) = (Vec::new(), 1);
-    while let Some(slot) = shard.poll_transmit(&mut bulk_budget) {
+    let (mut answer, mut budget) = (Vec::new(), SendBudget { express: 100, bulk: 100 });
+    while let Some(slot) = shard.poll_transmit(&mut budget) {
         let mut slices = [IoSlice::new(&[]); 8];
         let count = shard.gather(slot, &mut slices);
         let sent: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();

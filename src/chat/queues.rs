@@ -8,6 +8,15 @@ use std::collections::VecDeque;
 
 use super::connection::{Connection, Connections, Flag, Phase};
 
+/// How many connections may still be flushed in a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct SendBudget {
+    /// Of those with answers and of small rooms.
+    pub express: usize,
+    /// Of those of large rooms, whatever the others take.
+    pub bulk: usize,
+}
+
 /// Connections that wait to be flushed.
 #[derive(Default)]
 pub struct SendQueues {
@@ -32,17 +41,20 @@ impl SendQueues {
         }
     }
 
-    /// The next connection to flush: express first, then at most `bulk_budget` of the others, which is counted down.
-    pub fn next(&mut self, connections: &mut Connections, bulk_budget: &mut usize) -> Option<u32> {
-        while let Some(slot) = self.express.pop_front() {
+    /// The next connection to flush: at most `budget.express` of the first queue, then at most `budget.bulk` of the
+    /// other, each counted down.
+    pub fn next(&mut self, connections: &mut Connections, budget: &mut SendBudget) -> Option<u32> {
+        while budget.express > 0 {
+            let Some(slot) = self.express.pop_front() else { break };
             if take(&mut connections[slot], Flag::Express) {
+                budget.express -= 1;
                 return Some(slot);
             }
         }
-        while *bulk_budget > 0 {
+        while budget.bulk > 0 {
             let slot = self.bulk.pop_front()?;
             if take(&mut connections[slot], Flag::Bulk) {
-                *bulk_budget -= 1;
+                budget.bulk -= 1;
                 return Some(slot);
             }
         }

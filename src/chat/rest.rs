@@ -21,6 +21,8 @@ use crate::wire::websocket::{Opcode, put_frame};
 const ROOMS_PAGE_DEFAULT: u32 = 100;
 const ROOMS_PAGE_MAX: u32 = 200;
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// A broadcast is parsed and copied once per room, in one turn.
+const BROADCAST_BYTES_MAX: usize = 8 << 20;
 const BUSY: &str = "too much is under way, try again";
 
 /// An answer that comes in parts.
@@ -165,6 +167,9 @@ impl Shard {
         let max = self.config.limits.broadcast_rooms_max;
         if broadcast.rooms.len() > max {
             return error(422, ErrorCode::InvalidMessage, &format!("rooms must be at most {max}"));
+        }
+        if broadcast.rooms.len().saturating_mul(broadcast.message.get().len()) > BROADCAST_BYTES_MAX {
+            return error(413, ErrorCode::TooLarge, "rooms times message is more than is taken at once, 8 MiB");
         }
         if let Some(turned_away) = self.turn_away(call) {
             return turned_away;

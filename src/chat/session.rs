@@ -91,7 +91,9 @@ impl Shard {
             _ if closing => {}
             Event::Pong(_) => {}
             Event::Ping(payload) => {
-                if self.charge(slot, 1).is_ok() {
+                if self.connections[slot].outbox.bytes() >= self.config.limits.outbox_hard_bytes {
+                    self.close(slot, &CloseReason::SlowConsumer);
+                } else if self.charge(slot, 1).is_ok() {
                     let outbox = &mut self.connections[slot].outbox;
                     self.pool.append_direct(outbox, |out| put_frame(out, Opcode::Pong, &[&payload]));
                     self.mark_express(slot);
@@ -243,9 +245,10 @@ impl Shard {
         let wanted = debt.saturating_add(cost(tokens));
         // What is refused costs half: who slows down is served again, who does not is a flood.
         let is_refused = wanted > burst_ms;
-        let owed = if is_refused { debt.saturating_add(cost(tokens) / 2) } else { wanted };
-        conn.rate = now.wrapping_add(owed);
-        if owed > flood_ms {
+        let owed = if is_refused { debt.saturating_add((cost(tokens) / 2).max(1)) } else { wanted };
+        conn.rate = now.wrapping_add(owed.min(flood_ms.saturating_add(1)));
+        // An HTTP request is answered 429; its connection may carry the requests of others.
+        if owed > flood_ms && conn.phase != Phase::Http {
             self.close(slot, &CloseReason::Flooding);
         }
         if is_refused { Err(u64::from(wanted - burst_ms)) } else { Ok(()) }

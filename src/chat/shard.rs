@@ -26,7 +26,7 @@ use super::ids::{ConnId, HashKey, SLOTS_MAX, ShardId};
 use super::mail::Mail;
 use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
-use super::queues::SendQueues;
+use super::queues::{SendBudget, SendQueues};
 use super::revocations::Revocations;
 use super::tables::{LocalRooms, Users};
 use super::user_homes::UserHomes;
@@ -208,10 +208,9 @@ impl Shard {
         }
     }
 
-    /// The next connection with something to send: those with answers and of small rooms first, then at most
-    /// `bulk_budget` of large rooms, which is counted down.
-    pub fn poll_transmit(&mut self, bulk_budget: &mut usize) -> Option<u32> {
-        self.queues.next(&mut self.connections, bulk_budget)
+    /// The next connection with something to send, within the turn's budget.
+    pub fn poll_transmit(&mut self, budget: &mut SendBudget) -> Option<u32> {
+        self.queues.next(&mut self.connections, budget)
     }
 
     /// Fills `slices` with what the connection is to send next.

@@ -179,6 +179,7 @@ impl Shard {
             (std::cmp::Reverse(silent_ms), many.conns.iter().position(|&other| other == conn))
         });
         let excess = (many.conns.len() - many.replaced.len()).saturating_sub(max);
+        let is_still_over = excess > silence.len();
         let victims: Vec<ConnId> = silence.into_iter().take(excess).map(|(conn, _)| conn).collect();
         many.replaced.extend(&victims);
         let is_gone = many.conns.is_empty();
@@ -187,6 +188,9 @@ impl Shard {
         }
         if is_gone {
             self.user_homes.leave(user, ConnId::new(self.id, 0, 0));
+        } else if is_still_over {
+            // Others were admitted during the round; the next one asks behind what they were told, and so finds them.
+            self.ask_silence(user);
         }
     }
 }

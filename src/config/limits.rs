@@ -91,7 +91,7 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Connections of both kinds at once. Default: the hard limit of open files less 128, at most 1000000.
+    /// WebSocket connections at once. Default: the hard limit of open files less 128, at most 1000000.
     connections_max: usize, "connections", 1_000_000, 1..=1_000_000;
     /// WebSocket connections of one user; the one silent longest gives way to a new one (4503).
     connections_per_user_max: usize, "connections", 100, 1..=100_000;
@@ -160,7 +160,7 @@ limits! {
     /// Users whose older tokens are refused (`revokeBefore`).
     revocations_max: usize, "users", 100_000, 1..=10_000_000;
     /// Messages a second that a connection may send in the long run.
-    rate_per_second: u32, "messages", 50, 1..=1_000_000;
+    rate_per_second: u32, "messages", 50, 1..=1_000;
     /// Messages that a connection may send at once.
     rate_burst: u32, "messages", 100, 1..=1_000_000;
     /// Messages refused in debt before the connection closes for flooding (4029).

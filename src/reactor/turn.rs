@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::chat::drain::Stage;
 use crate::chat::ids::ShardId;
+use crate::chat::queues::SendBudget;
 use crate::chat::shard::Shard;
 
 use super::io::{Event, Io, Post};
@@ -289,9 +290,8 @@ impl<I: Io> Reactor<I> {
 
     /// At most one write per connection and turn; large rooms get a bounded share, so that they never stand in front.
     fn write(&mut self) {
-        let mut bulk_budget = BULK_MAX;
-        for _ in 0..EXPRESS_MAX + BULK_MAX {
-            let Some(slot) = self.shard.poll_transmit(&mut bulk_budget) else { break };
+        let mut budget = SendBudget { express: EXPRESS_MAX, bulk: BULK_MAX };
+        while let Some(slot) = self.shard.poll_transmit(&mut budget) {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.shard.gather(slot, &mut slices);
             let total: usize = slices[..count].iter().map(|slice| slice.len()).sum();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use sizland_chat::auth::{Keys, Role};
 use sizland_chat::chat::Now;
 use sizland_chat::chat::ids::{HashKey, ShardId};
+use sizland_chat::chat::queues::SendBudget;
 use sizland_chat::chat::shard::{Gauges, Shard, ShardSetup};
 use sizland_chat::config::Config;
 use sizland_chat::wire::value::Id;
@@ -176,9 +177,8 @@ impl DrivenShard {
     }
 
     fn write(&mut self) {
-        let mut bulk_budget = BULK_MAX;
-        for _ in 0..EXPRESS_MAX + BULK_MAX {
-            let Some(slot) = self.shard.poll_transmit(&mut bulk_budget) else { break };
+        let mut budget = SendBudget { express: EXPRESS_MAX, bulk: BULK_MAX };
+        while let Some(slot) = self.shard.poll_transmit(&mut budget) {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.shard.gather(slot, &mut slices);
             let total: usize = slices[..count].iter().map(|slice| slice.len()).sum();
