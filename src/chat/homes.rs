@@ -15,6 +15,9 @@ use super::wheel::{TICK_MS, Wheel};
 use crate::chat::closing::CloseReason;
 use crate::wire::client::ErrorCode;
 
+/// Places that one page of rooms looks at, so that many empty rooms do not hold up a turn.
+const ROOMS_LOOKED_AT_MAX: u32 = 10_000;
+
 struct Entry {
     room: Room,
     name: RoomName,
@@ -120,7 +123,7 @@ impl Shard {
                     return self.mail.reply(from, Reply { origin, answer });
                 }
                 RoomAsk::Fence => return self.mail.reply(from, Reply { origin, answer: Answer::Done }),
-                _ if self.rooms.len() >= self.config.limits.rooms_max / self.shards => {
+                _ if self.rooms.len() >= self.config.limits.rooms_max.div_ceil(self.shards) => {
                     let answer = Answer::Refused(ErrorCode::Overloaded);
                     return self.mail.reply(from, Reply { origin, answer });
                 }
@@ -176,6 +179,7 @@ impl Shard {
                 self.rooms.wheel.set(number, due_ms);
             }
         }
+        self.keep_within_output_pools();
     }
 
     fn with_room<T>(&mut self, number: u32, act: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
@@ -205,16 +209,19 @@ impl Shard {
 
     fn list_rooms(&self, from: u32, limit: u32) -> Answer {
         let mut found = Vec::new();
-        for (number, entry) in self.rooms.entries.iter().skip_while(|(number, _)| (*number as u32) < from) {
+        let end = self.rooms.entries.capacity() as u32;
+        for number in from..end.min(from.saturating_add(ROOMS_LOOKED_AT_MAX)) {
+            let Some(entry) = self.rooms.entries.get(number as usize) else { continue };
             if entry.room.connections() == 0 {
                 continue;
             }
             if found.len() == limit as usize {
-                return Answer::Rooms(found, Some(number as u32));
+                return Answer::Rooms(found, Some(number));
             }
             found.push(entry.room.summary());
         }
-        Answer::Rooms(found, None)
+        let next = from.saturating_add(ROOMS_LOOKED_AT_MAX);
+        Answer::Rooms(found, (next < end).then_some(next))
     }
 
     fn slots_of(&self, user: &UserId) -> Vec<u32> {
@@ -239,6 +246,7 @@ impl Shard {
         let mut count = 0;
         for slot in slots {
             let conn = &self.connections[slot];
+            // Cut to seconds, which is what tokens give.
             let issued_ms = u64::from(conn.issued_at_s) * 1000;
             let meant = order.revoke_before_ms.is_none_or(|before_ms| issued_ms < before_ms)
                 && order

@@ -300,8 +300,9 @@ impl Shard {
     fn http_flush(&mut self, slot: u32) {
         let now_ms = self.now.tick_ms;
         let conn = &mut self.connections[slot];
+        let has_tail = conn.extra.as_ref().is_some_and(|extra| !extra.tail.is_empty());
         let Some(http) = conn.extra.as_mut().and_then(|extra| extra.http.as_mut()) else { return };
-        let before = http.ring.len();
+        let (before, has_head) = (http.ring.len(), http.framing.is_some());
         while let Some(Pending { state: State::Ready(_), .. }) = http.ring.front() {
             let Some(Pending { state: State::Ready(bytes), .. }) = http.ring.pop_front() else { break };
             http.first = http.first.wrapping_add(1);
@@ -311,16 +312,14 @@ impl Shard {
         if http.ring.len() == before {
             return;
         }
-        let due_ms = now_ms + self.config.limits.rest_idle_ms;
+        // A request that has begun keeps its own deadline, set when its bytes came.
+        let idle_ms = now_ms + self.config.limits.rest_idle_ms;
+        let due_ms = if has_tail { http.deadline_ms.max(now_ms + 1) } else { idle_ms };
         http.deadline_ms = due_ms;
-        let ended = conn.has(Flag::EndOfInput);
-        let has_tail = conn.extra.as_ref().is_some_and(|extra| !extra.tail.is_empty());
+        let (ended, paused) = (conn.has(Flag::EndOfInput), conn.has(Flag::Paused));
+        let comes_still = has_tail && (paused || has_head && !ended);
         self.mark_express(slot);
-        self.keep_within_output_pools();
-        if self.connections[slot].phase != Phase::Http {
-            return;
-        }
-        if is_empty && (last || ended && !has_tail || self.is_quiescing()) {
+        if is_empty && (last || (ended || self.is_quiescing()) && !comes_still) {
             self.linger(slot);
         } else {
             self.arm_http(slot, due_ms);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::burst::{Kind, Segment};
-use super::connection::{JoinBatch, NONE};
+use super::connection::{Flag, JoinBatch, NONE, Phase};
 use super::envelope::{Answer, Ask, Envelope, Origin, Publish, ReplyTo, Request, RoomAsk};
 use super::ids::{ConnId, RoomName, UserId, home};
 use super::outbox::SegmentHandle;
@@ -247,7 +247,7 @@ impl Shard {
         let Some(at) = extra.batches.iter().position(|b| Some(b.number) == batch) else { return };
         let batch = &mut extra.batches[at];
         batch.left -= 1;
-        if let Some(entry) = batch.rooms.iter_mut().find(|entry| &*entry.0 == room) {
+        if let Some(entry) = batch.rooms.iter_mut().find(|entry| &*entry.0 == room && entry.1.is_none()) {
             entry.1 = failure;
         }
         if batch.left > 0 {
@@ -325,12 +325,12 @@ impl Shard {
         let mut slow = Vec::new();
         for &Member { slot, user } in &room.members {
             let conn = &mut self.connections[slot];
-            if conn.outbox.bytes() >= hard {
-                slow.push(slot);
-                continue;
-            }
             for segment in held.iter().filter(|segment| segment.exclude != user) {
                 let unsent = conn.outbox.bytes();
+                if unsent >= hard {
+                    slow.push(slot);
+                    break;
+                }
                 if segment.kind == Kind::Ephemeral && unsent > 0 && unsent + segment.handle.bytes() > soft {
                     conn.extra_mut().shed += segment.events;
                     conn.rooms.mark_shed(number);
@@ -346,7 +346,6 @@ impl Shard {
         }
         held.iter().for_each(|segment| self.pool.release(segment.handle));
         slow.iter().for_each(|&slot| self.close(slot, &CloseReason::SlowConsumer));
-        self.keep_within_output_pools();
     }
 
     fn hold(&mut self, segment: &Segment) -> Held {
@@ -358,8 +357,15 @@ impl Shard {
     /// Hands one frame to all connections of a user on this shard.
     pub(super) fn deliver_to_user(&mut self, user: &UserId, frame: Arc<[u8]>) {
         let Some(number) = self.users.find(user) else { return };
+        let (soft, hard) = (self.config.limits.outbox_soft_bytes, self.config.limits.outbox_hard_bytes);
         for slot in self.users.slots(number) {
-            if self.connections[slot].is_open() {
+            let conn = &mut self.connections[slot];
+            let unsent = conn.outbox.bytes();
+            if unsent >= hard {
+                self.close(slot, &CloseReason::SlowConsumer);
+            } else if conn.is_open() && unsent > 0 && unsent + frame.len() > soft {
+                conn.extra_mut().shed += 1;
+            } else if conn.is_open() {
                 self.send_shared(slot, frame.clone());
             }
         }
@@ -385,10 +391,10 @@ impl Shard {
             // It asks and asks, and reads no answer.
             self.close(slot, &CloseReason::SlowConsumer);
         }
-        self.keep_within_output_pools();
     }
 
-    /// Closes those furthest behind when what waits to be sent fills one of its pools.
+    /// Closes those furthest behind when what waits to be sent fills one of its pools. Called once a turn, when nothing
+    /// else is being done to a connection; those whose socket has not refused anything are not behind.
     pub(super) fn keep_within_output_pools(&mut self) {
         let limits = &self.config.limits;
         let segments_max = limits.segment_pool_bytes / self.shards;
@@ -396,12 +402,8 @@ impl Shard {
         if self.pool.shared_bytes() <= segments_max && self.pool.direct_bytes() <= direct_max {
             return;
         }
-        let mut behind: Vec<(usize, u32)> = self
-            .connections
-            .iter()
-            .map(|(slot, conn)| (conn.outbox.bytes(), slot))
-            .filter(|entry| entry.0 > 0)
-            .collect();
+        let blocked = self.connections.iter().filter(|(_, conn)| conn.has(Flag::Blocked));
+        let mut behind: Vec<(usize, u32)> = blocked.map(|(slot, conn)| (conn.outbox.bytes(), slot)).collect();
         behind.sort_unstable_by(|a, b| b.cmp(a));
         let (segments, direct) = (self.pool.shared_bytes(), self.pool.direct_bytes());
         tracing::warn!(shard = self.id.0, segments, segments_max, direct, direct_max, "an output pool is full");
@@ -410,7 +412,10 @@ impl Shard {
             if has_room(self.pool.shared_bytes(), segments_max) && has_room(self.pool.direct_bytes(), direct_max) {
                 break;
             }
-            self.close(slot, &CloseReason::SlowConsumer);
+            match self.connections[slot].phase {
+                Phase::Auth | Phase::Open => self.close(slot, &CloseReason::SlowConsumer),
+                _ => self.kill(slot),
+            }
         }
     }
 }

@@ -63,7 +63,7 @@ impl Shard {
     pub(super) fn post_message(&mut self, call: &Call<'_>, room: &str) -> Handled {
         let Some(room) = room_name(room) else { return bad_room() };
         if call.idempotency_key.is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
-            return error(422, ErrorCode::InvalidMessage, "Idempotency-Key must have 1 to 255 bytes");
+            return error(422, ErrorCode::InvalidMessage, "Idempotency-Key must have 1 to 255 bytes of UTF-8");
         }
         let posted = match self.parse_message(call, call.body, room) {
             Ok(posted) => posted,

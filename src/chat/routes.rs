@@ -179,7 +179,7 @@ impl Shard {
             Ok(body) => body,
             Err(rest) => return Handled::Now(rest),
         };
-        let idempotency_key = head.header_str("idempotency-key");
+        let idempotency_key = head.header("idempotency-key").map(|key| str::from_utf8(key).unwrap_or_default());
         self.dispatch(route, Call { slot, number, target, caller, body, idempotency_key })
     }
 
