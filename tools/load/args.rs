@@ -251,9 +251,13 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches;
 
     fn parse(line: &str) -> Result<(), String> {
-        Args::try_parse_from(line.split(' ')).map_err(|e| e.to_string())?.validate()
+        // What stands in the environment of the tests is not part of the line.
+        let command = Args::command().mut_args(|arg| arg.env(None::<&str>));
+        let matches = command.try_get_matches_from(line.split(' ')).map_err(|e| e.to_string())?;
+        Args::from_arg_matches(&matches).map_err(|e| e.to_string())?.validate()
     }
 
     #[test]
