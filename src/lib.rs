@@ -240,6 +240,8 @@ pub mod config;
 pub mod dev;
 pub mod error;
 pub mod log;
+#[doc(hidden)]
+pub mod planted;
 pub mod reactor;
 pub mod server;
 pub mod wire;

@@ -93,7 +93,7 @@ impl Shard {
         self.resume(slot);
         self.tidy_extra(slot);
         if self.is_draining() {
-            self.close(slot, &CloseReason::GoingAway);
+            self.close_draining(slot);
         }
     }
 

@@ -9,6 +9,7 @@ use super::connection::{Flag, NONE, Phase};
 use super::envelope::Envelope;
 use super::ids::home;
 use super::shard::Shard;
+use crate::wire::decoder::Partial;
 use crate::wire::websocket::{Violation, put_close};
 
 /// One per way a peer is dismissed.
@@ -114,15 +115,24 @@ impl Shard {
             tracing::info!(user = ?user, code = reason.code(), reason = reason.label(), "connection dismissed");
         }
         let begun = conn.phase == Phase::Closing;
+        let (upgrade, partial, tail) = self.take_stream(slot);
         self.leave_everything(slot);
         if !begun {
             let conn = &mut self.connections[slot];
             if reason.drops_queue() {
                 self.pool.cut(&mut conn.outbox);
             }
+            if !upgrade.is_empty() {
+                self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&upgrade));
+            }
             self.pool.append_direct(&mut conn.outbox, |out| put_close(out, reason.code(), reason.text()));
         }
         self.connections[slot].phase = if reason.ends_input() { Phase::Lingering } else { Phase::Closing };
+        if !reason.ends_input() && (partial.is_some() || !tail.is_empty()) {
+            let extra = self.connections[slot].extra_mut();
+            (extra.partial, extra.tail) = (partial, tail);
+            self.tidy_extra(slot);
+        }
         self.wheel.set(slot, self.now.tick_ms + self.config.limits.close_ms);
         self.mark_express(slot);
         self.resume(slot);
@@ -204,6 +214,14 @@ impl Shard {
     /// The socket failed.
     pub fn handle_failure(&mut self, slot: u32) {
         self.kill(slot);
+    }
+
+    /// What a closing WebSocket still needs of its rare part: the answer to its upgrade if that was held back, and where
+    /// in the stream of frames its input stands.
+    fn take_stream(&mut self, slot: u32) -> (Vec<u8>, Option<Box<Partial>>, Vec<u8>) {
+        let Some(extra) = &mut self.connections[slot].extra else { return Default::default() };
+        let upgrade = extra.admission.take().map(|admission| admission.upgrade).unwrap_or_default();
+        (upgrade, extra.partial.take(), std::mem::take(&mut extra.tail))
     }
 
     /// Takes the connection out of its rooms, its pending joins and its user, and frees what it need no longer hold.

@@ -282,6 +282,11 @@ impl Connection {
         self.extra.get_or_insert_default()
     }
 
+    /// Whether it is a WebSocket that no Close frame was queued for.
+    pub fn may_be_told(&self) -> bool {
+        matches!(self.phase, Phase::Auth | Phase::Open)
+    }
+
     /// Whether it is an admitted WebSocket that may be sent events.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open

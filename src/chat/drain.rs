@@ -101,7 +101,7 @@ impl Shard {
         due
     }
 
-    fn close_draining(&mut self, slot: u32) {
+    pub(super) fn close_draining(&mut self, slot: u32) {
         let now = self.now.wall_ms;
         // Everybody coming back at once is what the window spares the next server.
         let window_ms = self.config.limits.drain_window_ms.max(1);

@@ -13,6 +13,7 @@ use super::room::{Room, RoomContext};
 use super::shard::Shard;
 use super::wheel::{TICK_MS, Wheel};
 use crate::chat::closing::CloseReason;
+use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
 
 /// Places that one page of rooms looks at, so that many empty rooms do not hold up a turn.
@@ -66,6 +67,20 @@ impl RoomHomes {
     /// How many rooms.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// All rooms.
+    pub fn iter(&self) -> impl Iterator<Item = &Room> {
+        self.entries.iter().map(|(_, entry)| &entry.room)
+    }
+
+    /// Checks each room, and that a room that has something to say is in one of the lists.
+    pub fn check_invariants(&self) {
+        self.iter().for_each(Room::check_invariants);
+        self.wheel.check_invariants();
+        let listed = self.dirty.len() + self.blocked.len();
+        assert_eq!(self.entries.iter().filter(|(_, entry)| entry.dirty).count(), listed);
+        assert!(self.entries.iter().all(|(_, entry)| entry.dirty || !entry.room.has_work()));
     }
 
     fn find(&self, name: &RoomName) -> Option<u32> {
@@ -163,7 +178,10 @@ impl Shard {
                 self.rooms.blocked.push(number);
                 continue;
             }
-            let frozen = self.with_room(number, |room, cx| room.freeze(cx));
+            let mut frozen = self.with_room(number, |room, cx| room.freeze(cx));
+            if planted::is(Bug::JoinBeforeFreeze) {
+                std::mem::take(&mut frozen.replies).into_iter().for_each(|(to, reply)| self.mail.reply(to, reply));
+            }
             let entry = &mut self.rooms.entries[number as usize];
             entry.dirty = false;
             for target in frozen.to {
@@ -290,7 +308,7 @@ impl Shard {
             ReplyTo::Join(join) => self.finish_join(join, answer),
             ReplyTo::Eviction(user) => self.finish_silence(&user, answer),
             // The connection is gone; a late answer to a slot that has a new owner is nobody's.
-            _ if !is_current => {}
+            _ if !is_current && !planted::is(Bug::LateAnswer) => {}
             ReplyTo::Nobody => {}
             ReplyTo::Admission => self.finish_admission(slot, answer),
             ReplyTo::Reference(reference, room) => {

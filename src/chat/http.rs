@@ -153,6 +153,10 @@ impl Shard {
             extra.unfinished_ms = now_ms;
         }
         extra.tail = rest;
+        if extra.tail.capacity() > 4 * extra.tail.len() {
+            // What is left of a large read must not hold all of its memory.
+            extra.tail.shrink_to_fit();
+        }
         if let Some(http) = extra.http.as_mut().filter(|_| !extra.tail.is_empty()) {
             let window_ms = if http.framing.is_some() { limits.rest_idle_ms } else { limits.handshake_ms };
             http.deadline_ms = extra.unfinished_ms + window_ms;
@@ -319,7 +323,7 @@ impl Shard {
         let (ended, paused) = (conn.has(Flag::EndOfInput), conn.has(Flag::Paused));
         let comes_still = has_tail && (paused || has_head && !ended);
         self.mark_express(slot);
-        if is_empty && (last || (ended || self.is_quiescing()) && !comes_still) {
+        if is_empty && (last || (ended || self.is_draining()) && !comes_still) {
             self.linger(slot);
         } else {
             self.arm_http(slot, due_ms);

@@ -17,6 +17,10 @@ impl Shard {
         self.fired.extend(fired);
         for _ in 0..budget {
             let Some(slot) = self.fired.pop_front() else { break };
+            if self.wheel.due_ms(slot).is_some() {
+                // It was set anew since it fired, perhaps for the next owner of the slot.
+                continue;
+            }
             self.handle_deadline(slot, is_unread(slot));
         }
         self.handle_room_timers();
@@ -64,6 +68,10 @@ impl Shard {
 
     /// Sets the next deadline of an open connection: its next ping, or the end of its token.
     pub(super) fn arm_open(&mut self, slot: u32) {
+        if self.is_draining() {
+            // The deadline is the connection's turn to be closed.
+            return;
+        }
         let interval = self.heartbeat_ticks();
         let conn = &self.connections[slot];
         let intervals = self.tick().wrapping_sub(conn.opened) / interval;

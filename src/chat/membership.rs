@@ -15,6 +15,7 @@ use super::outbox::SegmentHandle;
 use super::shard::Shard;
 use super::tables::Member;
 use crate::chat::closing::CloseReason;
+use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
 use crate::wire::event::{self, AnsweredRoom, RoomAnswer, UserEvent};
 use crate::wire::websocket::{Opcode, put_frame};
@@ -24,13 +25,13 @@ const EXPRESS_MEMBERS_MAX: usize = 256;
 
 /// A join whose answer has not come.
 pub struct PendingJoin {
-    conn: ConnId,
+    pub(super) conn: ConnId,
     user: UserId,
-    room: u32,
+    pub(super) room: u32,
     /// The connection is in the room already.
     again: bool,
     /// The connection has gone.
-    closed: bool,
+    pub(super) closed: bool,
     reference: Option<Box<str>>,
     batch: Option<u32>,
     parked: VecDeque<RoomRequest>,
@@ -61,12 +62,20 @@ pub enum RoomAction {
 impl Shard {
     /// Does what a connection asks about a room, now or behind its pending join.
     pub(super) fn ask_about_room(&mut self, slot: u32, room: &str, request: RoomRequest) {
+        // What was sent before this one may have closed the connection.
+        if !self.connections[slot].is_open() {
+            return;
+        }
         if self.is_quiescing() {
             return self.refuse(slot, room, request, ErrorCode::Unavailable, "the server is stopping");
         }
         let hash = self.key.hash(room);
         let number = self.local_rooms.find_text(hash, room);
         if let Some(join) = number.and_then(|number| self.pending_join(slot, number)) {
+            if planted::is(Bug::EarlyUnsubscribe) && matches!(request.action, RoomAction::Leave) {
+                let (name, user) = (RoomName::new(room, hash), self.joins[join].user.clone());
+                self.unsubscribe(name, user, self.connections.id(slot));
+            }
             let parked = &mut self.joins[join].parked;
             if parked.len() < self.config.limits.parked_messages_max {
                 parked.push_back(request);
@@ -325,7 +334,8 @@ impl Shard {
         let mut slow = Vec::new();
         for &Member { slot, user } in &room.members {
             let conn = &mut self.connections[slot];
-            for segment in held.iter().filter(|segment| segment.exclude != user) {
+            let is_other_tab = planted::is(Bug::ExcludeConnection) && self.users.slots(user)[0] != slot;
+            for segment in held.iter().filter(|segment| segment.exclude != user || is_other_tab) {
                 let unsent = conn.outbox.bytes();
                 if unsent >= hard {
                     slow.push(slot);
@@ -371,16 +381,22 @@ impl Shard {
         }
     }
 
-    /// Appends a shared frame to one connection.
+    /// Appends a shared frame to one connection, unless its Close frame is already queued.
     pub(super) fn send_shared(&mut self, slot: u32, frame: Arc<[u8]>) {
+        if !self.connections[slot].may_be_told() {
+            return;
+        }
         let handle = self.pool.hold(frame);
         self.pool.link(&mut self.connections[slot].outbox, handle);
         self.pool.release(handle);
         self.mark_express(slot);
     }
 
-    /// Appends one JSON text frame to one connection.
+    /// Appends one JSON text frame to one connection, unless its Close frame is already queued.
     pub(super) fn send_json(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.connections[slot].may_be_told() {
+            return;
+        }
         let mut text = Vec::with_capacity(160);
         write(&mut text);
         let outbox = &mut self.connections[slot].outbox;

@@ -12,6 +12,7 @@ pub mod envelope;
 mod homes;
 pub mod http;
 pub mod ids;
+mod invariants;
 mod liveness;
 pub mod mail;
 mod membership;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use crate::planted::{self, Bug};
 use crate::wire::websocket;
 
 const NONE: u32 = u32::MAX;
@@ -182,7 +183,7 @@ impl OutboxPool {
     pub fn cut(&mut self, outbox: &mut Outbox) {
         let rest = self.begun_frame(outbox);
         self.clear(outbox);
-        if !rest.is_empty() {
+        if !rest.is_empty() && !planted::is(Bug::CutInsideFrame) {
             self.append_direct(outbox, |out| out.extend_from_slice(&rest));
         }
     }
@@ -193,6 +194,11 @@ impl OutboxPool {
             self.pop(outbox);
         }
         *outbox = Outbox::default();
+    }
+
+    /// Segments that some outbox names.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     /// Checks one outbox against its list.
@@ -208,12 +214,19 @@ impl OutboxPool {
     }
 
     fn begun_frame(&self, outbox: &Outbox) -> Vec<u8> {
-        if outbox.offset == 0 || outbox.head == NONE {
+        if outbox.head == NONE {
             return Vec::new();
         }
-        let frames = self.segments[self.nodes[outbox.head as usize].segment as usize].slice();
+        let bytes = self.segments[self.nodes[outbox.head as usize].segment as usize].slice();
         let offset = outbox.offset as usize;
-        frames[offset..websocket::frame_end(frames, offset).max(offset)].to_vec()
+        // The answer to an upgrade stands in front of the first frame, and is never dropped.
+        let head = if bytes.starts_with(b"HTTP/") {
+            memchr::memmem::find(bytes, b"\r\n\r\n").map_or(0, |at| at + 4)
+        } else {
+            0
+        };
+        let end = head + websocket::frame_end(&bytes[head..], offset.saturating_sub(head));
+        bytes[offset..end.max(offset)].to_vec()
     }
 
     fn open_direct(&self, outbox: &Outbox) -> Option<u32> {

@@ -266,7 +266,8 @@ impl Shard {
         if !self.config.origins.allows(head.header_str("origin")) {
             return error(403, ErrorCode::Forbidden, "this origin may not connect");
         }
-        if !is_first {
+        if !is_first || !self.connections[slot].outbox.is_empty() {
+            // Also so that nothing but frames stands behind the answer to the upgrade.
             return Handled::NotYet;
         }
         if self.is_quiescing() {

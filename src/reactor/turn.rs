@@ -13,18 +13,11 @@ use crate::chat::drain::Stage;
 use crate::chat::ids::ShardId;
 use crate::chat::queues::SendBudget;
 use crate::chat::shard::Shard;
+use crate::planted::{self, Bug};
 
 use super::io::{Event, Io, Post};
 
-const POSTS_MAX: usize = 256;
-const LOCAL_MAX: usize = 4096;
-const ACCEPTS_MAX: usize = 64;
-const INPUT_BYTES_MAX: usize = 1024 * 1024;
-const TIMERS_MAX: usize = 1024;
-const EXPRESS_MAX: usize = 1024;
-const BULK_MAX: usize = 128;
 const SLICES_MAX: usize = 64;
-const READ_BYTES: usize = 64 * 1024;
 /// How soon a full mailbox is tried again.
 const HELD_BACK: Duration = Duration::from_millis(2);
 /// How soon accepting is tried again when the process has no descriptor or memory left.
@@ -34,12 +27,49 @@ const READABLE: u8 = 1;
 const READ_CLOSED: u8 = 2;
 const QUEUED: u8 = 4;
 
+/// How much of each kind one turn does at most; what is left is done in the next. None may be 0.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// Posts taken out of the mailbox.
+    pub posts_max: usize,
+    /// Envelopes of the shard to itself.
+    pub local_max: usize,
+    /// Connections accepted.
+    pub accepts_max: usize,
+    /// Bytes read from all connections together; the last read may exceed it.
+    pub input_bytes_max: usize,
+    /// Timers of connections.
+    pub timers_max: usize,
+    /// Writes to connections with answers or events of small rooms.
+    pub express_max: usize,
+    /// Writes to connections with events of large rooms.
+    pub bulk_max: usize,
+    /// The read buffer, and so the most that one connection is read in a turn.
+    pub read_bytes: usize,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            posts_max: 256,
+            local_max: 4096,
+            accepts_max: 64,
+            input_bytes_max: 1024 * 1024,
+            timers_max: 1024,
+            express_max: 1024,
+            bulk_max: 128,
+            read_bytes: 64 * 1024,
+        }
+    }
+}
+
 /// One event loop: a shard and the world that it acts on.
 pub struct Reactor<I: Io> {
     shard: Shard,
     shards: u16,
     id: ShardId,
     io: I,
+    budgets: Budgets,
     events: Vec<Event>,
     /// The latches of each slot.
     latches: Vec<u8>,
@@ -61,6 +91,11 @@ pub struct Reactor<I: Io> {
 impl<I: Io> Reactor<I> {
     /// The loop of `shard`, one of `shards`.
     pub fn new(shard: Shard, id: ShardId, shards: usize, io: I) -> Self {
+        Self::with_budgets(shard, id, shards, io, Budgets::default())
+    }
+
+    /// The loop of `shard` with other budgets.
+    pub fn with_budgets(shard: Shard, id: ShardId, shards: usize, io: I, budgets: Budgets) -> Self {
         Self {
             shard,
             shards: shards as u16,
@@ -69,7 +104,8 @@ impl<I: Io> Reactor<I> {
             events: Vec::new(),
             latches: Vec::new(),
             readable: VecDeque::new(),
-            buffer: vec![0; READ_BYTES].into(),
+            buffer: vec![0; budgets.read_bytes].into(),
+            budgets,
             // A connection may have come before the listener was registered.
             acceptable: true,
             accept_again_ms: 0,
@@ -105,11 +141,13 @@ impl<I: Io> Reactor<I> {
         self.accept();
         self.read();
         let (latches, shard) = (&self.latches, &mut self.shard);
-        shard.handle_timers(TIMERS_MAX, |slot| latches.get(slot as usize).is_some_and(|latch| latch & READABLE != 0));
-        shard.handle_local(LOCAL_MAX);
+        shard.handle_timers(self.budgets.timers_max, |slot| {
+            latches.get(slot as usize).is_some_and(|latch| latch & READABLE != 0)
+        });
+        shard.handle_local(self.budgets.local_max);
         shard.freeze();
         // Bursts and answers for this shard's own members; what they ask in turn belongs to the next turn.
-        shard.handle_local(LOCAL_MAX);
+        shard.handle_local(self.budgets.local_max);
         self.write();
         self.post();
         self.report_stage();
@@ -132,7 +170,8 @@ impl<I: Io> Reactor<I> {
         self.ended
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    /// How long the next turn may sleep in the poll; `None` is for ever.
+    pub fn timeout(&self) -> Option<Duration> {
         let must_report = self.stage.is_some() && self.is_stage_done();
         if self.shard.has_work() || !self.readable.is_empty() || self.posts_left || must_report {
             return Some(Duration::ZERO);
@@ -168,7 +207,7 @@ impl<I: Io> Reactor<I> {
 
     fn take_posts(&mut self) {
         self.posts_left = false;
-        for _ in 0..POSTS_MAX {
+        for _ in 0..self.budgets.posts_max {
             let Some(post) = self.io.receive() else { return };
             match post {
                 Post::Batch(batch) => self.shard.handle_batch(batch),
@@ -201,7 +240,7 @@ impl<I: Io> Reactor<I> {
             return;
         }
         self.accept_again_ms = 0;
-        for _ in 0..ACCEPTS_MAX {
+        for _ in 0..self.budgets.accepts_max {
             if !self.shard.can_accept() {
                 self.accept_again_ms = now_ms + ACCEPT_AGAIN_MS;
                 return;
@@ -229,7 +268,7 @@ impl<I: Io> Reactor<I> {
         if self.latches.len() <= slot {
             self.latches.resize(slot + 1, 0);
         }
-        self.latches[slot] = 0;
+        self.latches[slot] &= QUEUED;
         if self.io.register(socket, conn).is_err() {
             self.shard.handle_failure(conn.slot());
         }
@@ -250,9 +289,13 @@ impl<I: Io> Reactor<I> {
                 self.queue(slot);
             }
         }
-        let mut budget = INPUT_BYTES_MAX;
+        let mut budget = self.budgets.input_bytes_max;
         for _ in 0..self.readable.len() {
             if budget == 0 {
+                if planted::is(Bug::BudgetWithoutRequeue) {
+                    self.readable.clear();
+                    self.latches.iter_mut().for_each(|latch| *latch &= !QUEUED);
+                }
                 return;
             }
             let Some(slot) = self.readable.pop_front() else { return };
@@ -269,7 +312,7 @@ impl<I: Io> Reactor<I> {
                 Ok(length) => {
                     budget = budget.saturating_sub(length);
                     let latch = self.latches[slot as usize];
-                    if length < self.buffer.len() && latch & READ_CLOSED == 0 {
+                    if length < self.buffer.len() && (latch & READ_CLOSED == 0 || planted::is(Bug::LatchWithFin)) {
                         self.latches[slot as usize] &= !READABLE;
                     } else {
                         self.queue(slot);
@@ -290,7 +333,7 @@ impl<I: Io> Reactor<I> {
 
     /// At most one write per connection and turn; large rooms get a bounded share, so that they never stand in front.
     fn write(&mut self) {
-        let mut budget = SendBudget { express: EXPRESS_MAX, bulk: BULK_MAX };
+        let mut budget = SendBudget { express: self.budgets.express_max, bulk: self.budgets.bulk_max };
         while let Some(slot) = self.shard.poll_transmit(&mut budget) {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.shard.gather(slot, &mut slices);
@@ -321,7 +364,8 @@ impl<I: Io> Reactor<I> {
     }
 
     fn is_stage_done(&self) -> bool {
-        self.shard.is_stage_done() && (self.stage != Some(Stage::Quiesce) || self.readable.is_empty())
+        self.shard.is_stage_done()
+            && (self.stage != Some(Stage::Quiesce) || self.readable.is_empty() && !self.shard.has_work())
     }
 
     fn report_stage(&mut self) {

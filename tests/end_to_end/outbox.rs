@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::client::{Client, End, types, user_token};
+use crate::client::{Client, End, RawClient, masked_frame, types, user_token};
 use crate::server::{Server, bare, prepare, run, with_defaults};
 
 /// A socket whose kernel buffer takes next to nothing.
@@ -136,6 +136,44 @@ fn one_that_never_reads_its_own_answers_is_closed_too() {
     }
     assert!(sent < 100, "fifty thousand answers are kept for a client that reads none");
     crate::client::fence("r", &mut fast, []);
+}
+
+/// Joins with long names are the dearest answers that a client can ask for; its connection ends while some are parked.
+#[test]
+fn one_that_joins_and_joins_and_reads_nothing_ends_only_itself() {
+    let server = Server::start_with(&[("CHAT_SOCKET_SEND_BUFFER_BYTES", "4096"), ("CHAT_CLOSE_MS", "500")]);
+    let mut fast = Client::in_room(&server, "fast", "r");
+    for attempt in 0..3 {
+        let mut slow = RawClient::over(narrow_socket(&server), &format!("slow-{attempt}"));
+        let joins: Vec<u8> = (0..200)
+            .flat_map(|_| {
+                let join = json!({"type": "join_room", "roomId": "x".repeat(256), "ref": 1});
+                masked_frame(0x81, join.to_string().as_bytes())
+            })
+            .collect();
+        for _ in 0..100 {
+            if !slow.try_write(&joins) {
+                break;
+            }
+        }
+        slow.drain();
+        crate::client::fence("r", &mut fast, []);
+    }
+}
+
+#[test]
+fn nothing_follows_a_close_frame() {
+    let env = [("CHAT_RATES", "on"), ("CHAT_RATE_BURST", "5"), ("CHAT_RATE_FLOOD", "20"), ("CHAT_CLOSE_MS", "500")];
+    let server = Server::start_with(&env);
+    let mut flooding = RawClient::connect(&server, "ana");
+    let flood: Vec<u8> = (0..200).flat_map(|_| masked_frame(0x81, b"[]")).collect();
+    flooding.write(&flood);
+    let mut closed = false;
+    while let Some((first, payload)) = flooding.frame() {
+        assert!(!closed, "{:?} behind the Close frame", String::from_utf8_lossy(&payload));
+        closed = first == 8;
+    }
+    assert!(closed);
 }
 
 /// Small pools, so that fifty megabytes are far beyond them.

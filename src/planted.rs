@@ -1,0 +1,68 @@
+//! Bugs planted on purpose, one at a time, to show that the simulation finds them.
+//!
+//! Without the feature `planted-bugs` the question is a constant `false` and nothing of this is compiled in.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// A join is answered before the burst of its turn.
+    JoinBeforeFreeze,
+    /// A leave behind a pending join is told to the home at once.
+    EarlyUnsubscribe,
+    /// Leaving looks at the user only, not at the shard that it comes from.
+    PresenceNotPerSource,
+    /// An answer is given to whoever has the slot now.
+    LateAnswer,
+    /// A short read clears the latch also when the peer has ended its side.
+    LatchWithFin,
+    /// What a used-up budget leaves unread is forgotten.
+    BudgetWithoutRequeue,
+    /// The wake flag is cleared when the mailbox is empty rather than before it is emptied.
+    WakeFlagLate,
+    /// Typing is hidden from one connection of the user rather than from all.
+    ExcludeConnection,
+    /// What is unsent is dropped without regard to the frame that has begun.
+    CutInsideFrame,
+    /// A drain goes on while requests and bursts are under way.
+    DrainWithBurst,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 10] = [
+        Bug::JoinBeforeFreeze,
+        Bug::EarlyUnsubscribe,
+        Bug::PresenceNotPerSource,
+        Bug::LateAnswer,
+        Bug::LatchWithFin,
+        Bug::BudgetWithoutRequeue,
+        Bug::WakeFlagLate,
+        Bug::ExcludeConnection,
+        Bug::CutInsideFrame,
+        Bug::DrainWithBurst,
+    ];
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in everything that this thread runs from now on.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether the bug is planted.
+#[cfg(feature = "planted-bugs")]
+pub fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether the bug is planted: never.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn is(_bug: Bug) -> bool {
+    false
+}

@@ -1,0 +1,144 @@
+//! What a seed draws before the first step: sizes, limits and which faults there are.
+
+use sizland_chat::config::Limits;
+use sizland_chat::reactor::turn::Budgets;
+
+use super::random::Random;
+
+/// How often each fault happens: once in so many chances, 0 for never. Each seed switches random ones off.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    pub spurious_event: usize,
+    pub stale_event: usize,
+    pub late_event: usize,
+    pub interrupted: usize,
+    pub short_write: usize,
+    pub reset: usize,
+    pub half_close: usize,
+    pub stop_reading: usize,
+    pub exhausted: usize,
+    pub aborted: usize,
+    pub register: usize,
+    pub mailbox_full: usize,
+    pub stall: usize,
+    pub wall_jump: usize,
+    pub slow_post: usize,
+    pub split: bool,
+}
+
+/// A drawn world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub shards: usize,
+    pub clients: usize,
+    pub rooms: usize,
+    pub users: usize,
+    pub steps: usize,
+    pub send_buffer_bytes: usize,
+    pub mailbox_batches: usize,
+    pub rates: bool,
+    pub big_messages: bool,
+    pub limits: Limits,
+    pub budgets: Budgets,
+    pub faults: Faults,
+}
+
+impl Plan {
+    pub fn draw(random: &mut Random) -> Self {
+        let limits = draw_limits(random);
+        Self {
+            shards: random.range(1, 4),
+            clients: random.range(3, 20),
+            rooms: random.range(1, 4),
+            users: random.range(2, 8),
+            steps: random.range(300, 600),
+            send_buffer_bytes: random.pick(&[64, 300, 2_000, 20_000, 100_000]),
+            mailbox_batches: random.pick(&[1, 2, 8, 1024]),
+            rates: random.one_in(4),
+            big_messages: random.one_in(3),
+            limits,
+            budgets: draw_budgets(random),
+            faults: draw_faults(random),
+        }
+    }
+}
+
+impl Plan {
+    /// Whether a pool is so small that connections are dropped for it without a word.
+    pub fn drops(&self) -> bool {
+        let defaults = Limits::default();
+        self.limits.input_pool_bytes < defaults.input_pool_bytes
+            || self.limits.segment_pool_bytes < defaults.segment_pool_bytes
+    }
+}
+
+fn draw_limits(random: &mut Random) -> Limits {
+    let mut limits = Limits { handshake_ms: 60_000, auth_ms: 60_000, ..Limits::default() };
+    let mut tiny = |value: &mut usize, choices: &[usize]| {
+        if random.one_in(3) {
+            *value = random.pick(choices);
+        }
+    };
+    tiny(&mut limits.shard_credits_max, &[1, 2, 5]);
+    tiny(&mut limits.burst_window_bytes, &[1, 200, 2_000]);
+    tiny(&mut limits.burst_bytes_max, &[300, 2_000]);
+    tiny(&mut limits.parked_messages_max, &[1, 3]);
+    tiny(&mut limits.presence_list_limit, &[1, 2, 3, 5]);
+    tiny(&mut limits.requests_under_way_max, &[1, 2, 5]);
+    tiny(&mut limits.rooms_per_connection_max, &[1, 2, 3]);
+    tiny(&mut limits.connections_per_user_max, &[1, 2, 3]);
+    tiny(&mut limits.pending_joins_max, &[1, 2, 4]);
+    tiny(&mut limits.outbox_soft_bytes, &[200, 1_000, 4_000]);
+    limits.outbox_hard_bytes = limits.outbox_soft_bytes * 4;
+    tiny(&mut limits.input_pool_bytes, &[2_000, 20_000]);
+    tiny(&mut limits.segment_pool_bytes, &[4_000, 40_000]);
+    tiny(&mut limits.connections_max, &[4, 8]);
+    tiny(&mut limits.rooms_max, &[4, 8]);
+    tiny(&mut limits.idempotency_entries_max, &[1, 5]);
+    if random.one_in(3) {
+        limits.room_linger_ms = random.pick(&[0, 100, 2_000]);
+    }
+    limits.rate_flood = random.pick(&[1, 10, 200]);
+    limits.rate_burst = random.pick(&[3, 20, 100]);
+    limits.drain_window_ms = random.pick(&[0, 50, 2_000]);
+    limits
+}
+
+fn draw_budgets(random: &mut Random) -> Budgets {
+    let mut budgets = Budgets { read_bytes: random.pick(&[16, 300, 4_096, 65_536]), ..Budgets::default() };
+    let mut tiny = |value: &mut usize, choices: &[usize]| {
+        if random.one_in(3) {
+            *value = random.pick(choices);
+        }
+    };
+    tiny(&mut budgets.posts_max, &[1, 2]);
+    tiny(&mut budgets.local_max, &[1, 3]);
+    tiny(&mut budgets.accepts_max, &[1, 2]);
+    tiny(&mut budgets.input_bytes_max, &[1, 50, 500]);
+    tiny(&mut budgets.timers_max, &[1, 2]);
+    tiny(&mut budgets.express_max, &[1, 2]);
+    tiny(&mut budgets.bulk_max, &[1, 2]);
+    budgets
+}
+
+fn draw_faults(random: &mut Random) -> Faults {
+    let mut rate = |times: usize| if random.one_in(2) { times } else { 0 };
+    Faults {
+        spurious_event: rate(10),
+        stale_event: rate(10),
+        late_event: rate(4),
+        interrupted: rate(15),
+        short_write: rate(6),
+        reset: rate(6),
+        half_close: rate(20),
+        stop_reading: rate(15),
+        exhausted: rate(20),
+        aborted: rate(10),
+        register: rate(30),
+        mailbox_full: rate(8),
+        stall: rate(3),
+        wall_jump: rate(60),
+        slow_post: rate(3),
+        split: rate(1) == 1,
+    }
+}
