@@ -111,6 +111,8 @@ impl Shard {
         if self.admit(slot, &user, &identity, Vec::new(), reference.clone()).is_err() {
             let text = "too many are connecting, try again";
             self.send_error(slot, ErrorCode::Overloaded, text, reference.as_deref(), None);
+            // What it sent behind the token would otherwise count as a first message without one, which is final.
+            self.close(slot, &CloseReason::GoingAway);
         }
     }
 

@@ -220,7 +220,10 @@ impl Shard {
         body: Body<'_>,
         used: usize,
     ) -> Read {
-        let keep_alive = framing.keep_alive && !matches!(body, Body::TooLarge) && !self.is_quiescing();
+        // Behind a refused upgrade there may be frames already, which are no requests.
+        let wants_upgrade = head.list_has("upgrade", "websocket");
+        let reads_on = !wants_upgrade && !matches!(body, Body::TooLarge) && !self.is_quiescing();
+        let keep_alive = framing.keep_alive && reads_on;
         let origin = head.header_str("origin");
         let allow_origin = origin.filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
             let any = matches!(self.config.origins, crate::config::Origins::Any);
