@@ -59,7 +59,6 @@ pub struct Socket {
     greeted: Option<String>,
     pub drained: bool,
     token: String,
-    retry_auth: bool,
     /// Refs below this must be answered before a close for draining.
     pub must_answer_below: u64,
     pub shed: u64,
@@ -104,7 +103,6 @@ impl Socket {
             greeted: None,
             drained: false,
             token: token.to_owned(),
-            retry_auth: false,
             must_answer_below: 0,
             shed: 0,
             allowed,
@@ -216,7 +214,7 @@ impl Socket {
     /// Takes bytes in.
     pub fn take(&mut self, bytes: &[u8], out: &mut VecDeque<u8>) {
         if self.closed == Some(0) {
-            // It has sent frames behind an upgrade that was refused, and they were taken for requests.
+            // The body of the answer that refused the upgrade.
             return;
         }
         let shown = String::from_utf8_lossy(bytes);
@@ -247,14 +245,6 @@ impl Socket {
                 1 => {
                     let value = serde_json::from_slice(&payload);
                     self.message(&value.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&payload))));
-                    if std::mem::take(&mut self.retry_auth) {
-                        put(
-                            out,
-                            1,
-                            true,
-                            json!({"type": "auth", "token": self.token, "ref": self.first}).to_string().as_bytes(),
-                        );
-                    }
                 }
                 8 => {
                     let code = payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]));
@@ -272,11 +262,12 @@ impl Socket {
         self.closed = Some(code);
         let allowed = match code {
             1000 => self.close_sent,
-            1001 => self.allowed.draining && (self.drained || !self.connected || self.allowed.slow),
+            // Draining, or an `auth` that was refused for lack of credits.
+            1001 if !self.connected => self.allowed.draining || self.allowed.refused,
+            1001 => self.allowed.draining && (self.drained || self.allowed.slow),
             1009 => self.allowed.input_pool,
             4001 => self.allowed.expired,
-            // What it had sent behind an `auth` that was refused for lack of credits.
-            1008 => self.allowed.expired || self.allowed.refused && !self.connected,
+            1008 => self.allowed.expired,
             4008 => self.allowed.slow,
             4029 => self.allowed.flooding,
             4500 => true,
@@ -284,7 +275,7 @@ impl Socket {
             _ => false,
         };
         assert!(allowed, "closed with {code}, which nothing calls for: {self:?}");
-        if code == 1001 {
+        if code == 1001 && self.connected {
             let open = self.sent.range(..self.must_answer_below).next();
             assert!(open.is_none() || self.close_sent, "closed for draining with {open:?} unanswered");
         }
@@ -307,7 +298,6 @@ impl Socket {
         if !self.connected && kind == "error" && self.allowed.refused {
             // The home of the user takes no more requests now.
             assert_eq!(message["code"], "overloaded");
-            self.retry_auth = true;
             return;
         }
         if !self.connected {
