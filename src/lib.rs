@@ -84,7 +84,7 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`config`], [`error`], [`auth`], [`log`], [`dev`] | one configuration, valid by construction, from flag, environment, `.env`, TOML and defaults, with every limit; what stops a start; tokens and the API key; the log's queue and the masking of tokens; what `--dev` prints |
+//! | [`config`], [`error`], [`auth`], [`log`], [`dev`] | one configuration, valid by construction, from flag, environment, `.env`, TOML and defaults, with every limit; what stops a start; tokens and the API key; the log's queue; what `--dev` prints |
 //! | [`server`] | threads, mailboxes, signals, the phases of stopping |
 //! | [`reactor::turn`] | the turn, its budgets and latches |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |

@@ -3,7 +3,7 @@
 //! The only place that knows how many threads there are and in which order a server ends.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -81,10 +81,7 @@ impl Server {
         let wanted = SocketAddr::new(config.listen, config.port);
         let send_buffer_bytes = config.limits.socket_send_buffer_bytes;
         let bind = |source| Error::Bind { address: wanted, source };
-        // Another instance listens with SO_REUSEPORT and would silently share its port with us; a plain bind does not.
-        let probe = listen(wanted, false, send_buffer_bytes).map_err(bind)?;
-        let address = probe.local_addr().map_err(bind)?.as_socket().unwrap_or(wanted);
-        drop(probe);
+        let address = free_address(wanted, send_buffer_bytes).map_err(bind)?;
 
         let system = |source| Error::System { action: "start an event loop", source };
         let (mut endpoints, mut mailers) = (Vec::new(), Vec::new());
@@ -171,6 +168,21 @@ impl Server {
             let _ = mailer.post(post());
         }
     }
+}
+
+/// The address to listen on, with the port that the system chose if none was asked for.
+///
+/// Another instance listens with SO_REUSEPORT and would silently share its port with us; the plain bind here does not.
+fn free_address(wanted: SocketAddr, send_buffer_bytes: usize) -> io::Result<SocketAddr> {
+    let every_ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port()));
+    let probe = match listen(wanted, false, send_buffer_bytes) {
+        // EAFNOSUPPORT, EADDRNOTAVAIL: without IPv6, every address is every IPv4 address.
+        Err(error) if wanted.ip() == Ipv6Addr::UNSPECIFIED && matches!(error.raw_os_error(), Some(97 | 99)) => {
+            listen(every_ipv4, false, send_buffer_bytes)?
+        }
+        probe => probe?,
+    };
+    Ok(probe.local_addr()?.as_socket().unwrap_or(wanted))
 }
 
 fn random<const N: usize>() -> io::Result<[u8; N]> {

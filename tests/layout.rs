@@ -200,6 +200,18 @@ fn a_message_allocates_the_same_for_ten_members_and_for_ten_thousand() {
 }
 
 #[test]
+fn a_storm_of_joins_to_one_room_costs_bytes_that_grow_linearly() {
+    let per_join = [2_500, 10_000].map(|members| {
+        let mut slots = Vec::with_capacity(members);
+        let mut world = DrivenShard::new();
+        world.populate(0, members, 1, &mut slots);
+        world.sent_bytes() / members as u64
+    });
+    println!("{per_join:?} bytes sent per join, presence of the seconds after included");
+    assert!(per_join[1] <= per_join[0] * 5 / 4, "{per_join:?} bytes per join");
+}
+
+#[test]
 fn what_a_connection_is_made_of_is_small() {
     assert!(size_of::<Connection>() <= 80);
     assert!(size_of::<Outbox>() <= 16);

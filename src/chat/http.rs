@@ -37,11 +37,6 @@ impl Http {
     pub fn body_bytes(&self) -> usize {
         self.body.capacity()
     }
-
-    /// Requests that are not answered.
-    pub fn under_way(&self) -> usize {
-        self.ring.len()
-    }
 }
 
 /// How an answer is to be written.

@@ -172,9 +172,4 @@ impl Mail {
     pub fn check_invariants(&self) {
         assert!(self.targets.iter().all(|target| target.credits <= self.credits_max), "a credit came back twice");
     }
-
-    /// Requests under way to all shards.
-    pub fn requests_under_way(&self) -> usize {
-        self.targets.iter().map(|target| self.credits_max - target.credits).sum()
-    }
 }

@@ -13,6 +13,7 @@ use super::shard::Shard;
 use crate::auth::Role;
 use crate::wire::client::ErrorCode;
 use crate::wire::http::{Framing, Head};
+use crate::wire::masking::mask_token;
 use crate::wire::response::put_switching_protocols;
 use crate::wire::target::{Target, parse_target};
 use crate::wire::upgrade::{Upgrade, upgrade};
@@ -302,6 +303,7 @@ impl Shard {
         };
         let identity = self.verify(&token).and_then(|identity| identity.user.clone().map(|user| (identity, user)));
         let Some((identity, user)) = identity else {
+            tracing::info!(url = %mask_token(head.target), "a WebSocket whose token is not valid");
             let conn = &mut self.connections[slot];
             self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&answer));
             conn.phase = Phase::Auth;

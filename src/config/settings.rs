@@ -53,8 +53,8 @@ settings! {
         "What a backend sends as X-API-Key. Without one REST takes tokens only.";
     CHAT_CONFIG false, "none", "the path of a TOML file",
         "The configuration file.";
-    CHAT_LISTEN false, "0.0.0.0", "an IP address",
-        "The address to listen on. With --dev the default is 127.0.0.1.";
+    CHAT_LISTEN false, "::", "an IP address",
+        "The address to listen on. The default is every address, IPv4 included; with --dev it is 127.0.0.1.";
     CHAT_THREADS false, "cores", "an integer from 1 to 256",
         "Threads that serve connections.";
     CHAT_STORE false, "none", "none",

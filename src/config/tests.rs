@@ -57,7 +57,7 @@ fn source_of(config: &Config, key: &str) -> (String, Source) {
 #[test]
 fn the_defaults() {
     let config = load(&[]);
-    assert_eq!(config.listen.to_string(), "0.0.0.0");
+    assert_eq!(config.listen.to_string(), "::");
     assert_eq!((config.port, config.threads), (3001, 4));
     assert!(config.api_key.is_none() && config.rates && config.enforce_expiry && !config.dev);
     assert_eq!(config.origins, Origins::Any);

@@ -11,6 +11,7 @@ pub mod http;
 #[cfg(test)]
 mod http_tests;
 mod mask;
+pub mod masking;
 pub mod message;
 mod object;
 pub mod response;

@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
 use crate::client::{Client, forged, now_ms, now_s, signed, token, user_token};
-use crate::server::{SECRET, Server};
+use crate::server::{SECRET, Server, eventually};
 
 /// How an upgrade with a token ends.
 #[derive(Debug, PartialEq)]
@@ -300,4 +300,18 @@ fn tokens_are_masked_in_the_log() {
     let log = server.log();
     assert!(!log.contains(&token) && !log.contains("a-bad-token-that-must-not-be-logged"), "{log}");
     assert!(!log.contains(SECRET), "{log}");
+}
+
+#[test]
+fn no_token_reaches_the_log() {
+    let server = Server::start_with(&[("CHAT_LOG", "trace")]);
+    let good = user_token("ana");
+    let bad = good[..good.len() - 4].to_owned();
+    Client::connect(&server, &good).close();
+    let mut refused = Client::dial(server.socket(), &format!("/ws?token={bad}"), &[]).expect("served");
+    assert_eq!(refused.expect_close().0, 1008);
+    let log = eventually("the refusal is logged", || Some(server.log()).filter(|log| log.contains("token=***")));
+    for part in good.split('.').chain([&*bad]) {
+        assert!(!log.contains(part), "{part} in {log}");
+    }
 }

@@ -54,11 +54,9 @@ pub struct Socket {
     sent: BTreeMap<u64, Sent>,
     next: u64,
     /// No other client uses the same numbers, so an answer meant for another is seen.
-    first: u64,
     /// The room whose `online_update` must come now.
     greeted: Option<String>,
     pub drained: bool,
-    token: String,
     /// Refs below this must be answered before a close for draining.
     pub must_answer_below: u64,
     pub shed: u64,
@@ -99,10 +97,8 @@ impl Socket {
             views: BTreeMap::new(),
             sent: BTreeMap::new(),
             next: first,
-            first,
             greeted: None,
             drained: false,
-            token: token.to_owned(),
             must_answer_below: 0,
             shed: 0,
             allowed,
