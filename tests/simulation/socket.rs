@@ -52,8 +52,8 @@ pub struct Socket {
     close_sent: bool,
     pub views: BTreeMap<String, View>,
     sent: BTreeMap<u64, Sent>,
-    next: u64,
     /// No other client uses the same numbers, so an answer meant for another is seen.
+    next: u64,
     /// The room whose `online_update` must come now.
     greeted: Option<String>,
     pub drained: bool,
