@@ -112,7 +112,8 @@ impl Shard {
         }
         if reason.is_abnormal() {
             let user = if conn.user == NONE { "" } else { self.users.id(conn.user).text() };
-            tracing::info!(user = ?user, code = reason.code(), reason = reason.label(), "connection dismissed");
+            let (code, label, text) = (reason.code(), reason.label(), reason.text());
+            tracing::info!(user = ?user, code, reason = label, text = ?text, "connection dismissed");
         }
         let begun = conn.phase == Phase::Closing;
         let (upgrade, partial, tail) = self.take_stream(slot);
