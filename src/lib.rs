@@ -88,6 +88,7 @@
 //! | [`server`] | threads, mailboxes, signals, the phases of stopping |
 //! | [`reactor::turn`] | the turn, its budgets and latches |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
+//! | `allocator` | gives free memory back to the system |
 //! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
 //! | [`chat::shard`] | [`Shard`](chat::shard::Shard), the owner of everything below, and its `handle_*` and `poll_*` |
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
@@ -97,6 +98,7 @@
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
 //! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |
+//! | [`chat::slack`] | gives back what a storm left behind |
 //! | [`chat::wheel`], `chat::liveness` | deadlines; pings, silence and expiry |
 //! | [`chat::closing`], [`chat::drain`] | how a connection ends, and how all do |
 //! | [`wire::http`], [`wire::body`], [`wire::target`], [`wire::response`], [`wire::upgrade`] | HTTP/1.1, strictly |
@@ -146,7 +148,7 @@
 //!   [`Extra`](chat::connection::Extra), which is freed when empty.
 //! - **A slot is freed only at the end of a turn.**
 //! - **Maps are keyed** with a secret of the process, where their keys come from peers.
-//! - **Peer input never panics.** There is no `unsafe`.
+//! - **Peer input never panics.** There is no `unsafe` but one call in `allocator`.
 //! - **A peer's fault is a [`CloseReason`](chat::closing::CloseReason) or an `error`, an operator's an
 //!   [`Error`](error::Error) at the start, a bug an assertion.**
 //!
@@ -232,8 +234,9 @@
 //!   times in its life and not per message. An HTTP connection's changes with each request, so there the timer is
 //!   only ever moved to an earlier time; a later deadline is found when it fires.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod allocator;
 pub mod auth;
 pub mod chat;
 pub mod config;

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::http::Http;
 use super::ids::{ConnId, ShardId};
 use super::outbox::Outbox;
+use super::slack::give_back_queue;
 use crate::auth::Role;
 use crate::wire::decoder::Partial;
 
@@ -359,6 +360,11 @@ impl Connections {
     /// All slots, the free ones included.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
         self.slots.iter().enumerate().map(|(slot, conn)| (slot as u32, conn))
+    }
+
+    /// Frees what the list of free slots no longer needs.
+    pub fn give_back(&mut self) {
+        give_back_queue(&mut self.free);
     }
 
     /// Connections that exist.

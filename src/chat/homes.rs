@@ -11,6 +11,7 @@ use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
 use super::orderer::Orderer;
 use super::room::{Room, RoomContext};
 use super::shard::Shard;
+use super::slack::give_back_list;
 use super::wheel::{TICK_MS, Wheel};
 use crate::chat::closing::CloseReason;
 use crate::planted::{self, Bug};
@@ -52,6 +53,12 @@ impl RoomHomes {
     /// Whether a room has something to send.
     pub fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// Frees what the lists of rooms no longer need.
+    pub fn give_back(&mut self) {
+        give_back_list(&mut self.dirty);
+        give_back_list(&mut self.blocked);
     }
 
     /// A window has opened: those that waited try again.

@@ -16,6 +16,9 @@ use crate::wire::value::{Id, IdRef};
 pub struct ShardId(pub u16);
 
 impl ShardId {
+    /// A number that no shard has; there are never so many.
+    pub const NOWHERE: Self = Self((1 << 12) - 1);
+
     /// The shard as an index into per-shard tables.
     pub fn index(self) -> usize {
         usize::from(self.0)
@@ -171,28 +174,25 @@ impl RoomName {
     }
 }
 
-#[derive(Clone, Copy)]
-struct UserHeader {
-    hash: u64,
-    numeric: bool,
-}
+/// The bit of a user's hash that holds whether the id is a number: one that no table and no [`home`] looks at first.
+const NUMERIC: u64 = 1 << 56;
 
 shared_name! {
     /// A user, shared, with its keyed hash and the JSON form that it has in what is sent out. One thin pointer. `7` and
     /// `"7"` are the same user.
-    UserId, UserHeader
+    UserId, u64
 }
 
 impl UserId {
     /// A user's name; `hash` is [`HashKey::hash`] of the text.
     pub fn new(id: &Id, hash: u64) -> Self {
-        let header = UserHeader { hash, numeric: id.is_numeric() };
-        Self(ThinArc::from_header_and_slice(header, id.text().as_bytes()))
+        let numeric = if id.is_numeric() { NUMERIC } else { 0 };
+        Self(ThinArc::from_header_and_slice(hash & !NUMERIC | numeric, id.text().as_bytes()))
     }
 
-    /// The keyed hash of the text.
+    /// The keyed hash of the text, but for one bit.
     pub fn hash_code(&self) -> u64 {
-        self.0.header.header.hash
+        self.0.header.header & !NUMERIC
     }
 
     /// The user as it is written.
@@ -202,7 +202,7 @@ impl UserId {
 
     /// Whether it goes out as a JSON number.
     pub fn is_numeric(&self) -> bool {
-        self.0.header.header.numeric
+        self.0.header.header & NUMERIC != 0
     }
 }
 

@@ -284,6 +284,7 @@ impl Shard {
     }
 
     fn add_member(&mut self, slot: u32, number: u32) {
+        self.churn.note();
         let room = &mut self.local_rooms[number];
         let conn = &mut self.connections[slot];
         conn.rooms.push(number, room.members.len() as u32);
@@ -293,6 +294,7 @@ impl Shard {
     /// Takes a connection out of a room's list and tells the home.
     fn remove_member(&mut self, slot: u32, number: u32) {
         let Some(link) = self.connections[slot].rooms.remove(number) else { return };
+        self.churn.note();
         let room = &mut self.local_rooms[number];
         let at = link.index as usize;
         room.members.swap_remove(at);

@@ -26,6 +26,7 @@ pub mod room;
 pub mod routes;
 mod session;
 pub mod shard;
+pub mod slack;
 pub mod tables;
 pub mod typing;
 pub mod user_homes;

@@ -20,8 +20,8 @@ pub struct SendBudget {
 /// Connections that wait to be flushed.
 #[derive(Default)]
 pub struct SendQueues {
-    express: VecDeque<u32>,
-    bulk: VecDeque<u32>,
+    pub(super) express: VecDeque<u32>,
+    pub(super) bulk: VecDeque<u32>,
 }
 
 impl SendQueues {

@@ -28,6 +28,7 @@ use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
 use super::queues::{SendBudget, SendQueues};
 use super::revocations::Revocations;
+use super::slack::Churn;
 use super::tables::{LocalRooms, Users};
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
@@ -103,7 +104,8 @@ pub struct Shard {
     pub(super) dead: Vec<u32>,
     pub(super) shut: Vec<u32>,
     pub(super) queues: SendQueues,
-    resumed: VecDeque<u32>,
+    pub(super) resumed: VecDeque<u32>,
+    pub(super) churn: Churn,
 }
 
 impl Shard {
@@ -136,6 +138,7 @@ impl Shard {
             shut: Vec::new(),
             queues: SendQueues::default(),
             resumed: VecDeque::new(),
+            churn: Churn::default(),
             config,
         }
     }
@@ -160,6 +163,7 @@ impl Shard {
 
     /// A connection was accepted; its socket is to be registered under the handle.
     pub fn handle_accept(&mut self) -> ConnId {
+        self.churn.note();
         let conn = self.connections.insert(self.tick());
         self.wheel.set(conn.slot(), self.now.tick_ms + self.config.limits.handshake_ms);
         conn
@@ -263,6 +267,7 @@ impl Shard {
     pub fn free(&mut self, slot: u32) {
         debug_assert_eq!(self.connections[slot].phase, Phase::Dead);
         self.connections.remove(slot);
+        self.churn.note();
     }
 
     /// What there is for another shard; what it cannot take goes to [`Shard::restore_batch`].

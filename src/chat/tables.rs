@@ -12,8 +12,8 @@ use super::ids::{RoomName, ShardId, UserId};
 struct UserEntry {
     id: UserId,
     first: u32,
-    #[expect(clippy::box_collection, reason = "a thin pointer, since few users have a second connection")]
-    more: Option<Box<Vec<u32>>>,
+    /// Where the slots of the other connections stand, or [`NONE`]: few users have a second one.
+    more: u32,
 }
 
 /// The users with connections on this shard, and their connections.
@@ -21,6 +21,7 @@ struct UserEntry {
 pub struct Users {
     table: HashTable<u32>,
     entries: Slab<UserEntry>,
+    more: Slab<Vec<u32>>,
 }
 
 impl Users {
@@ -30,12 +31,14 @@ impl Users {
             let entry = &mut self.entries[number as usize];
             if entry.first == NONE {
                 entry.first = slot;
+            } else if entry.more == NONE {
+                entry.more = self.more.insert(vec![slot]) as u32;
             } else {
-                entry.more.get_or_insert_default().push(slot);
+                self.more[entry.more as usize].push(slot);
             }
             return number;
         }
-        let number = self.entries.insert(UserEntry { id: user.clone(), first: slot, more: None }) as u32;
+        let number = self.entries.insert(UserEntry { id: user.clone(), first: slot, more: NONE }) as u32;
         let entries = &self.entries;
         self.table.insert_unique(user.hash_code(), number, |&n| entries[n as usize].id.hash_code());
         number
@@ -44,13 +47,19 @@ impl Users {
     /// Removes a connection of a user; with the last one the number is free.
     pub fn leave(&mut self, number: u32, slot: u32) {
         let entry = &mut self.entries[number as usize];
-        if entry.first == slot {
-            entry.first = entry.more.as_mut().and_then(|more| more.pop()).unwrap_or(NONE);
-        } else if let Some(more) = &mut entry.more {
-            more.retain(|&other| other != slot);
-        }
-        if entry.more.as_ref().is_some_and(|more| more.is_empty()) {
-            entry.more = None;
+        let is_first = entry.first == slot;
+        if let Some(more) = self.more.get_mut(entry.more as usize) {
+            if is_first {
+                entry.first = more.pop().unwrap_or(NONE);
+            } else {
+                more.retain(|&other| other != slot);
+            }
+            if more.is_empty() {
+                self.more.remove(entry.more as usize);
+                entry.more = NONE;
+            }
+        } else if is_first {
+            entry.first = NONE;
         }
         if entry.first == NONE {
             let id = self.entries.remove(number as usize).id;
@@ -79,7 +88,7 @@ impl Users {
     /// The slots of the user's connections.
     pub fn slots(&self, number: u32) -> Vec<u32> {
         let entry = &self.entries[number as usize];
-        let more = entry.more.iter().flat_map(|more| more.iter().copied());
+        let more = self.more.get(entry.more as usize).into_iter().flatten().copied();
         std::iter::once(entry.first).chain(more).collect()
     }
 

@@ -7,23 +7,27 @@
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use slab::Slab;
 
 use super::envelope::{Answer, Ask, Envelope, Origin, Reply, ReplyTo, Request, ShardAsk, UserAsk};
 use super::ids::{ConnId, ShardId, UserId};
 use super::shard::Shard;
 use crate::wire::client::ErrorCode;
 
+/// A user of one connection: 16 bytes, or the place of its list among those of [`UserHomes`].
 struct HomeUser {
     user: UserId,
-    conns: Conns,
+    conn: ConnId,
 }
 
-/// The connections of a user, the first without an allocation.
-enum Conns {
-    One(ConnId),
-    Many(Box<Many>),
+impl HomeUser {
+    /// Where the user's list stands, if it has or had more than one connection.
+    fn many(&self) -> Option<usize> {
+        (self.conn.shard() == ShardId::NOWHERE).then_some(self.conn.slot() as usize)
+    }
 }
 
+/// The connections of a user that has more than one.
 #[derive(Default)]
 struct Many {
     conns: Vec<ConnId>,
@@ -34,83 +38,95 @@ struct Many {
     awaited: usize,
 }
 
-/// The users at home on a shard.
+/// The users at home on a shard. The hash table holds numbers, so that its free places cost little.
 #[derive(Default)]
 pub struct UserHomes {
-    table: HashTable<HomeUser>,
+    table: HashTable<u32>,
+    users: Slab<HomeUser>,
+    many: Slab<Many>,
 }
 
 impl UserHomes {
     /// Counts a connection in. Returns the form of the user's id, and how many connections it has.
     fn enter(&mut self, user: &UserId, conn: ConnId) -> (UserId, usize) {
-        let hash = user.hash_code();
-        if let Some(home) = self.table.find_mut(hash, |home| home.user == *user) {
-            let many = home.conns.many();
+        if let Some(number) = self.find(user) {
+            let many = self.make_many(number);
             many.conns.push(conn);
-            return (home.user.clone(), many.conns.len() - many.replaced.len());
+            let count = many.conns.len() - many.replaced.len();
+            return (self.users[number].user.clone(), count);
         }
-        let home = HomeUser { user: user.clone(), conns: Conns::One(conn) };
-        self.table.insert_unique(hash, home, |home| home.user.hash_code());
+        let number = self.users.insert(HomeUser { user: user.clone(), conn });
+        let users = &self.users;
+        self.table.insert_unique(user.hash_code(), number as u32, |&n| users[n as usize].user.hash_code());
         (user.clone(), 1)
     }
 
     /// Counts a connection out; with the last one the user is forgotten.
     pub fn leave(&mut self, user: &UserId, conn: ConnId) {
-        let Ok(mut entry) = self.table.find_entry(user.hash_code(), |home| home.user == *user) else { return };
-        let is_last = match &mut entry.get_mut().conns {
-            Conns::One(only) => *only == conn,
-            Conns::Many(many) => {
+        let Some(number) = self.find(user) else { return };
+        let list = self.users[number].many();
+        let is_last = match list {
+            None => self.users[number].conn == conn,
+            Some(at) => {
+                let many = &mut self.many[at];
                 many.conns.retain(|&other| other != conn);
                 many.replaced.retain(|&other| other != conn);
                 many.conns.is_empty() && many.awaited == 0
             }
         };
         if is_last {
-            entry.remove();
+            list.map(|at| self.many.remove(at));
+            self.users.remove(number);
+            if let Ok(entry) = self.table.find_entry(user.hash_code(), |&n| n as usize == number) {
+                entry.remove();
+            }
         }
+    }
+
+    fn find(&self, user: &UserId) -> Option<usize> {
+        let found = self.table.find(user.hash_code(), |&n| self.users[n as usize].user == *user);
+        found.map(|&number| number as usize)
     }
 
     /// The shards that have connections of the user, and how many connections there are.
     fn shards_of(&self, user: &UserId) -> (Vec<ShardId>, usize) {
-        let home = self.table.find(user.hash_code(), |home| home.user == *user);
-        let conns = home.map_or(&[][..], |home| home.conns.slice());
+        let conns = self.find(user).map_or(&[][..], |number| self.conns(&self.users[number]));
         let mut shards: Vec<ShardId> = conns.iter().map(|conn| conn.shard()).collect();
         shards.sort_unstable();
         shards.dedup();
         (shards, conns.len())
     }
 
+    fn conns<'a>(&'a self, home: &'a HomeUser) -> &'a [ConnId] {
+        match home.many() {
+            None => std::slice::from_ref(&home.conn),
+            Some(at) => &self.many[at].conns,
+        }
+    }
+
     fn many(&mut self, user: &UserId) -> Option<&mut Many> {
-        Some(self.table.find_mut(user.hash_code(), |home| home.user == *user)?.conns.many())
+        let number = self.find(user)?;
+        Some(self.make_many(number))
+    }
+
+    fn make_many(&mut self, number: usize) -> &mut Many {
+        let home = &mut self.users[number];
+        let at = home.many().unwrap_or_else(|| {
+            let at = self.many.insert(Many { conns: vec![home.conn], ..Many::default() });
+            home.conn = ConnId::new(ShardId::NOWHERE, 0, at as u32);
+            at
+        });
+        &mut self.many[at]
     }
 
     /// How many users.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.users.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-}
-
-impl Conns {
-    fn many(&mut self) -> &mut Many {
-        if let Conns::One(only) = *self {
-            *self = Conns::Many(Box::new(Many { conns: vec![only], ..Many::default() }));
-        }
-        match self {
-            Conns::Many(many) => many,
-            Conns::One(_) => unreachable!("it was replaced above"),
-        }
-    }
-
-    fn slice(&self) -> &[ConnId] {
-        match self {
-            Conns::One(only) => std::slice::from_ref(only),
-            Conns::Many(many) => &many.conns,
-        }
+        self.users.is_empty()
     }
 }
 

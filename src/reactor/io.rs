@@ -79,6 +79,9 @@ pub trait Io {
     /// Posts to another shard, and wakes it if it may be asleep; gives the batch back if its mailbox is full.
     fn post(&mut self, target: ShardId, batch: Batch) -> Result<(), Batch>;
 
+    /// Gives memory that a storm has left empty back to the system.
+    fn trim(&mut self);
+
     /// Tells the server that the shard has done what the present stage asks for.
     fn report_stage_done(&mut self, stage: Stage);
 }

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::io::{Event, Io, Post};
 use super::mailbox::{Mailbox, Mailer, mailbox};
+use crate::allocator;
 use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
@@ -154,6 +155,10 @@ impl Io for MioIo {
             Err(Post::Batch(batch)) => Err(batch),
             _ => Ok(()),
         }
+    }
+
+    fn trim(&mut self) {
+        allocator::trim();
     }
 
     fn report_stage_done(&mut self, stage: Stage) {

@@ -13,6 +13,7 @@ use crate::chat::drain::Stage;
 use crate::chat::ids::ShardId;
 use crate::chat::queues::SendBudget;
 use crate::chat::shard::Shard;
+use crate::chat::slack::give_back_queue;
 use crate::planted::{self, Bug};
 
 use super::io::{Event, Io, Post};
@@ -131,6 +132,12 @@ impl<I: Io> Reactor<I> {
     /// One turn. Blocks only in the poll.
     pub fn turn(&mut self) -> io::Result<()> {
         let timeout = self.timeout();
+        if timeout != Some(Duration::ZERO) {
+            if self.shard.give_back() {
+                self.io.trim();
+            }
+            give_back_queue(&mut self.readable);
+        }
         self.events.clear();
         self.io.poll(&mut self.events, timeout)?;
         let now = self.io.now();

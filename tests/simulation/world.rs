@@ -385,6 +385,8 @@ impl Io for SimIo {
         Ok(())
     }
 
+    fn trim(&mut self) {}
+
     fn report_stage_done(&mut self, stage: Stage) {
         self.world.borrow_mut().ports[self.shard].reports.push(stage);
     }

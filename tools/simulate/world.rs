@@ -244,6 +244,8 @@ impl Io for SimIo {
         Ok(())
     }
 
+    fn trim(&mut self) {}
+
     fn report_stage_done(&mut self, _: Stage) {}
 }
 

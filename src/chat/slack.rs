@@ -1,0 +1,106 @@
+//! Gives back what a storm left behind.
+//!
+//! Queues and tables keep their capacity while there is work, since the next turn may need it. When a shard is about to
+//! sleep, what is empty and was much larger than usual is freed, so that ten thousand joins in a second cost no memory
+//! in the hours after them. Costs a few compares where there is nothing to give back.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use super::queues::SendQueues;
+use super::shard::Shard;
+
+/// Places that a queue or table keeps while it is empty.
+const KEPT: usize = 1024;
+
+/// So many connections and memberships that came or went leave enough holes in the heap to be worth closing.
+const CHANGES_MIN: u32 = 4096;
+/// Ticks (250 ms) between two times that the holes are closed.
+const TICKS_MIN: u32 = 4;
+
+/// How much has come and gone since memory was last given back.
+#[derive(Default)]
+pub struct Churn {
+    changes: u32,
+    tick: u32,
+}
+
+impl Churn {
+    /// A connection or a membership came or went.
+    pub fn note(&mut self) {
+        self.changes = self.changes.saturating_add(1);
+    }
+
+    fn take_if_worth(&mut self, tick: u32) -> bool {
+        let is_worth = self.changes >= CHANGES_MIN && tick.wrapping_sub(self.tick) >= TICKS_MIN;
+        if is_worth {
+            *self = Self { changes: 0, tick };
+        }
+        is_worth
+    }
+}
+
+impl Shard {
+    /// Frees what is empty and large; to be called when there is nothing to do. Returns whether so much has come and gone
+    /// that the heap is worth a look as well.
+    pub fn give_back(&mut self) -> bool {
+        give_back_queue(&mut self.fired);
+        give_back_queue(&mut self.resumed);
+        give_back_list(&mut self.dead);
+        give_back_list(&mut self.shut);
+        if self.joins.is_empty() && self.joins.capacity() > KEPT {
+            self.joins = Slab::new();
+        }
+        let SendQueues { express, bulk } = &mut self.queues;
+        give_back_queue(express);
+        give_back_queue(bulk);
+        self.connections.give_back();
+        self.rooms.give_back();
+        let tick = self.tick();
+        self.churn.take_if_worth(tick)
+    }
+}
+
+/// Frees an empty queue that was long.
+pub fn give_back_queue<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() && queue.capacity() > KEPT {
+        queue.shrink_to(KEPT);
+    }
+}
+
+/// Frees an empty list that was long.
+pub fn give_back_list<T>(list: &mut Vec<T>) {
+    if list.is_empty() && list.capacity() > KEPT {
+        list.shrink_to(KEPT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_empty_and_was_long_is_freed_and_nothing_else() {
+        let mut queue: VecDeque<u32> = (0..100_000).collect();
+        give_back_queue(&mut queue);
+        assert_eq!(queue.len(), 100_000);
+        queue.clear();
+        give_back_queue(&mut queue);
+        assert!(queue.capacity() <= 2 * KEPT, "{}", queue.capacity());
+        let mut list: Vec<u32> = Vec::with_capacity(KEPT);
+        give_back_list(&mut list);
+        assert_eq!(list.capacity(), KEPT);
+    }
+
+    #[test]
+    fn the_heap_is_looked_at_after_many_changes_and_not_too_often() {
+        let mut churn = Churn::default();
+        (1..CHANGES_MIN).for_each(|_| churn.note());
+        assert!(!churn.take_if_worth(100));
+        churn.note();
+        assert!(churn.take_if_worth(100) && !churn.take_if_worth(200));
+        (0..CHANGES_MIN).for_each(|_| churn.note());
+        assert!(!churn.take_if_worth(100 + TICKS_MIN - 1) && churn.take_if_worth(100 + TICKS_MIN));
+    }
+}
