@@ -79,30 +79,31 @@ impl DrivenShard {
 
     /// Opens a WebSocket for a user and returns its slot; it is greeted in the next turn.
     pub fn open(&mut self, user: &str) -> u32 {
+        let mut request = self.upgrade_request(user);
+        let slot = self.accept();
+        self.input(slot, &mut request);
+        slot
+    }
+
+    /// What a browser sends to open a WebSocket, with a token of the user.
+    pub fn upgrade_request(&self, user: &str) -> Vec<u8> {
         let user = Id::from_text(user);
         let token = self.keys.mint(user.as_ref(), Role::User, TOKEN_TTL, self.now.wall_ms).expect("keys sign");
-        let slot = self.shard.handle_accept().slot();
         let request = format!(
             "GET /ws?token={token} HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        self.input(slot, &mut request.into_bytes());
-        slot
+        request.into_bytes()
     }
 
-    /// Opens a connection for REST and returns its slot.
-    pub fn open_rest(&mut self) -> u32 {
+    /// A connection that has sent nothing yet; returns its slot.
+    pub fn accept(&mut self) -> u32 {
         self.shard.handle_accept().slot()
     }
 
     /// A backend posts a message.
     pub fn post_message(&mut self, slot: u32, room: &str, body: &str) {
-        let length = body.len();
-        let request = format!(
-            "POST /api/chat/rooms/{room}/messages HTTP/1.1\r\nHost: chat\r\nX-API-Key: {API_KEY}\r\n\
-             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        self.input(slot, &mut request.into_bytes());
+        self.input(slot, &mut post_request(room, body));
     }
 
     /// A client sends a text message.
@@ -187,6 +188,16 @@ impl DrivenShard {
         }
         while self.shard.poll_shut().is_some() {}
     }
+}
+
+/// What a backend sends to post a message.
+pub fn post_request(room: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    let request = format!(
+        "POST /api/chat/rooms/{room}/messages HTTP/1.1\r\nHost: chat\r\nX-API-Key: {API_KEY}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    request.into_bytes()
 }
 
 /// Appends a masked frame with a payload of less than 64 KiB, as a client sends it.
