@@ -253,9 +253,6 @@ impl Shard {
         target: &Target<'_>,
         is_first: bool,
     ) -> Handled {
-        if head.method == "HEAD" {
-            return error(426, ErrorCode::InvalidMessage, "only WebSocket is served here");
-        }
         let wanted = match upgrade(head, framing) {
             Ok(wanted) => wanted,
             Err(reject) => {

@@ -28,6 +28,9 @@ pub struct Upgrade<'b> {
 /// 426 if no WebSocket is asked for or one of another version, 400 for a broken handshake. `Reject::headers` says what
 /// a 426 must carry.
 pub fn upgrade<'b>(head: &Head<'b>, framing: &Framing) -> Result<Upgrade<'b>, Reject> {
+    if head.method == "HEAD" {
+        return Err(Reject::with(426, "only WebSocket is served here"));
+    }
     if head.method != "GET" {
         return Err(Reject::bad("a WebSocket is opened with GET"));
     }
@@ -143,6 +146,7 @@ mod tests {
             ("Version: 13", "Version:", Err(400)),
             ("Sec-WebSocket-Version: 13\r\n", "", Err(400)),
             ("Version: 13", "Version: 13\r\nSec-WebSocket-Version: 13", Err(400)),
+            ("GET", "HEAD", Err(426)),
             ("GET", "POST", Err(400)),
             ("keep-alive, Upgrade", "keep-alive", Err(400)),
             ("Connection: keep-alive, Upgrade\r\n", "", Err(400)),
