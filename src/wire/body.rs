@@ -124,8 +124,8 @@ fn expects_continue(head: &Head<'_>) -> Result<bool, Reject> {
         return Ok(false);
     }
     let mut awaits = false;
-    for value in head.header_values("expect") {
-        if !value.eq_ignore_ascii_case(b"100-continue") {
+    for expectation in head.list("expect") {
+        if !expectation.eq_ignore_ascii_case(b"100-continue") {
             return Err(Reject::with(417, "expectation cannot be met"));
         }
         awaits = true;

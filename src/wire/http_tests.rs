@@ -186,6 +186,8 @@ const TABLE: &[(&str, Result<(&str, BodyLength, bool), u16>)] = &[
     ("$Expect: 100-continue\r\nContent-Length: 5\r\n\r\n", Ok(("/", Length(5), KEPT))),
     ("$Expect: 200-ok\r\n\r\n", Err(417)),
     ("$Expect: 100-continue, x\r\n\r\n", Err(417)),
+    ("$Expect: 100-continue, 100-Continue\r\nContent-Length: 5\r\n\r\n", Ok(("/", Length(5), KEPT))),
+    ("$Expect:\r\n\r\n", Ok(("/", Empty, KEPT))),
     ("$Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n", Err(413)),
     ("GET / HTTP/1.0\r\nExpect: x\r\n\r\n", Ok(("/", Empty, CLOSED))),
     // Connection.
@@ -336,6 +338,7 @@ fn fields_are_found_and_bodies_left_alone() {
 fn expect_continue_only_where_a_body_follows() {
     for (version, fields, expected) in [
         ("1.1", "Expect: 100-continue\r\nContent-Length: 5\r\n", true),
+        ("1.1", "Expect: 100-continue, 100-continue\r\nContent-Length: 5\r\n", true),
         ("1.1", "Expect: 100-CONTINUE\r\nTransfer-Encoding: chunked\r\n", true),
         ("1.1", "Expect: 100-continue\r\nContent-Length: 0\r\n", false),
         ("1.1", "Expect: 100-continue\r\n", false),
