@@ -112,7 +112,7 @@ pub struct Head<'b> {
     pub target: &'b str,
     /// Host and port of a target in absolute-form; it takes the place of the `Host` field (RFC 9112 3.2.2).
     pub authority: Option<&'b str>,
-    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
+    /// 0 for HTTP/1.0, 1 for HTTP/1.1 and what may come above it.
     pub minor_version: u8,
     headers: Vec<Header<'b>>,
 }
@@ -309,6 +309,8 @@ impl<'b> RequestLine<'b> {
         let minor_version = match version {
             b"HTTP/1.1" => 1,
             b"HTTP/1.0" => 0,
+            // A higher minor version is read as the highest that we know (RFC 9110 2.5).
+            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => 1,
             [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
                 return Err(Reject::with(505, "HTTP version not supported"));
             }
