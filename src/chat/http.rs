@@ -11,7 +11,7 @@ use super::envelope::Answer;
 use super::routes::{Body, Gather, Handled};
 use super::shard::Shard;
 use crate::wire::body::ChunkedDecoder;
-use crate::wire::http::{BodyLength, Framing, Head, Limits as HttpLimits, Reject, Status, parse_head};
+use crate::wire::http::{BodyLength, Framing, Head, Limits as HttpLimits, Reject, Status, is_head, parse_head};
 use crate::wire::response::{CONTINUE, HttpDate, Response, put_response};
 
 /// The HTTP side of a connection.
@@ -175,7 +175,7 @@ impl Shard {
         let (head, framing) = match parse_head(data, &mut http.scanned, &limits) {
             Ok(Status::Complete(complete)) => complete,
             Ok(Status::Partial) => return Read::Partial,
-            Err(reject) => return self.reject(http, &reject, data.len()),
+            Err(reject) => return self.reject(http, &reject, data),
         };
         http.framing = Some(framing);
         let body_max = self.config.limits.body_bytes_max;
@@ -195,7 +195,7 @@ impl Shard {
                         return self.want_body(http, &framing);
                     }
                     Err(reject) if reject.status == 413 => (Body::TooLarge, behind.len()),
-                    Err(reject) => return self.reject(http, &reject, data.len()),
+                    Err(reject) => return self.reject(http, &reject, data),
                 }
             }
         };
@@ -248,14 +248,15 @@ impl Shard {
         Read::Partial
     }
 
-    fn reject(&mut self, http: &mut Http, reject: &Reject, used: usize) -> Read {
-        let manner = Manner { keep_alive: false, head_only: false, allow_origin: None };
+    /// Refuses the request that `data` begins with; nothing of what follows it is read.
+    fn reject(&mut self, http: &mut Http, reject: &Reject, data: &[u8]) -> Read {
+        let manner = Manner { keep_alive: false, head_only: is_head(data), allow_origin: None };
         let mut rest = Rest::error(reject.status, error_code(reject.status), reject.reason);
         rest.headers.extend(reject.headers().iter().map(|&(name, value)| (name, value.to_owned())));
         let state = State::Ready(self.write_rest(&manner, &rest));
         http.last = true;
         http.ring.push_back(Pending { manner, state });
-        Read::Used(used)
+        Read::Used(data.len())
     }
 
     fn write_rest(&self, manner: &Manner, rest: &Rest) -> Vec<u8> {
@@ -369,8 +370,9 @@ impl Shard {
         if extra.tail.is_empty() {
             return self.kill(slot);
         }
+        let tail = std::mem::take(&mut extra.tail);
         let mut http = self.take_http(slot);
-        self.reject(&mut http, &Reject::with(408, "the request did not arrive in time"), 0);
+        self.reject(&mut http, &Reject::with(408, "the request did not arrive in time"), &tail);
         self.connections[slot].extra_mut().http = Some(http);
         self.http_flush(slot);
     }

@@ -212,6 +212,12 @@ pub fn parse_head<'b>(
     Ok(Status::Complete((head, framing)))
 }
 
+/// Whether a request, of which perhaps only a part is there or is valid, is a HEAD: its refusal has no content either
+/// (RFC 9110 9.3.2).
+pub fn is_head(input: &[u8]) -> bool {
+    input[blank_lines(input)..].starts_with(b"HEAD ")
+}
+
 /// What the search for the end of the head found.
 struct Scan {
     /// Bytes known to be good: up to the offence, to a CR whose LF has not come, or to the end of the head.

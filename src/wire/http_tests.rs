@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::body::ChunkedDecoder;
-use super::http::{BodyLength, Framing, Limits, Reject, Status, parse_head};
+use super::http::{BodyLength, Framing, Limits, Reject, Status, is_head, parse_head};
 
 const LIMITS: Limits = Limits { header_bytes_max: 16 * 1024, body_bytes_max: 1000 };
 
@@ -312,6 +312,21 @@ fn limits() {
     assert_eq!(status(head(1, &long(101)), &exact), Err(431));
     assert_eq!(status(head(200, ""), &exact), Err(414));
     assert_eq!(status(format!("GET / {}", "x".repeat(200)), &exact), Err(431));
+}
+
+#[test]
+fn a_head_request_is_known_by_its_first_bytes() {
+    for (input, expected) in [
+        ("HEAD / HTTP/1.1\r\n\r\n", true),
+        ("\r\n\r\nHEAD ", true),
+        ("HEAD", false),
+        ("HEADER / HTTP/1.1", false),
+        ("head / HTTP/1.1", false),
+        ("GET /HEAD HTTP/1.1", false),
+        ("", false),
+    ] {
+        assert_eq!(is_head(input.as_bytes()), expected, "{input:?}");
+    }
 }
 
 #[test]
