@@ -1,4 +1,4 @@
-//! HTTP/1.1 on the wire: keep-alive, pipelining, bodies, HEAD, OPTIONS, and CORS.
+//! HTTP/1.1 on the wire, beyond what one row of `http_table` can say: long pipelines, late bodies, and CORS.
 
 use serde_json::json;
 
@@ -69,23 +69,6 @@ fn requests_may_be_split_anywhere() {
 }
 
 #[test]
-fn keep_alive_is_the_default_and_close_is_honoured() {
-    let server = Server::start();
-    let mut http = server.http();
-    for _ in 0..5 {
-        assert_eq!(http.call("GET", "/healthz", &[], None).status, 200);
-    }
-    let last = http.call("GET", "/healthz", &[("Connection", "close")], None);
-    assert_eq!((last.status, last.header("connection")), (200, Some("close")));
-    assert!(http.closes());
-    // HTTP/1.0 without keep-alive.
-    let mut http = server.http();
-    http.send(b"GET /healthz HTTP/1.0\r\n\r\n");
-    assert_eq!(http.response().status, 200);
-    assert!(http.closes());
-}
-
-#[test]
 fn an_error_of_the_chat_keeps_the_connection() {
     let server = Server::start();
     let mut http = server.http();
@@ -147,29 +130,6 @@ fn expect_100_continue() {
     let mut http = server.http();
     http.send(format!("POST {MESSAGES} HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\nExpect: 100-continue\r\nContent-Length: 999999999\r\n\r\n").as_bytes());
     assert_eq!(http.response().status, 413);
-}
-
-#[test]
-fn head_is_get_without_a_body() {
-    let server = Server::start();
-    let mut http = server.http();
-    let get = http.call("GET", "/healthz", &[], None);
-    let head = http.call("HEAD", "/healthz", &[], None);
-    assert_eq!((head.status, head.header("content-length")), (get.status, get.header("content-length")));
-    let missing = http.call("HEAD", "/nowhere", &[], None);
-    assert_eq!(missing.status, 404);
-    assert_eq!(http.call("GET", "/healthz", &[], None).body, get.body, "still in step");
-}
-
-#[test]
-fn options_tells_what_is_allowed() {
-    let server = Server::start();
-    let mut http = server.http();
-    let response = http.call("OPTIONS", MESSAGES, &[], None);
-    assert!((200..=204).contains(&response.status), "{response:?}");
-    assert!(response.lists("allow", "POST") && response.lists("allow", "OPTIONS"), "{response:?}");
-    assert_eq!(http.call("OPTIONS", "/nowhere", &[], None).status, 404);
-    assert_eq!(http.call("GET", "/healthz", &[], None).status, 200, "still in step");
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub struct Http {
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
+    /// The text behind the status.
+    pub reason: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -91,11 +93,28 @@ impl Http {
         }
     }
 
+    /// Whether the server ends the connection now, in order and without another byte.
+    pub fn ends_in_order(&mut self) -> bool {
+        self.buffer.is_empty() && self.stream.read(&mut [0; 1]).is_ok_and(|count| count == 0)
+    }
+
+    /// Takes a frame of a WebSocket and looks for `text` in it.
+    pub fn take_frame_of(&mut self, text: &str) -> Result<(), String> {
+        loop {
+            let seen = self.seen();
+            if self.buffer.first().is_some_and(|&byte| byte == 0x81) && seen.contains(text) {
+                return Ok(());
+            }
+            self.fill().map_err(|error| format!("no {text}: {error}, after {seen:?}"))?;
+        }
+    }
+
     fn seen(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
 
-    fn read_response(&mut self, method: &str) -> io::Result<Response> {
+    /// The next answer, to a request of this method, or why there is none.
+    pub fn read_response(&mut self, method: &str) -> io::Result<Response> {
         let head_end = loop {
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
                 break at;
@@ -111,7 +130,8 @@ impl Http {
             .map(|line| line.split_once(':').unwrap_or_else(|| panic!("header line {line:?}")))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        let mut response = Response { status, headers, body: Vec::new() };
+        let reason = status_line.get(13..).unwrap_or_default().to_owned();
+        let mut response = Response { status, reason, headers, body: Vec::new() };
         let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;
         if !bodiless {
             response.body = self.read_body(&response)?;

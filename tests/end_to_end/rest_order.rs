@@ -127,14 +127,6 @@ fn no_content_type_is_json() {
 }
 
 #[test]
-fn a_post_without_a_length_is_411() {
-    let server = Server::start();
-    let mut http = server.http();
-    http.send(format!("POST {MESSAGES} HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n\r\n").as_bytes());
-    assert_eq!(http.response().status, 411);
-}
-
-#[test]
 fn allow_names_what_is() {
     let server = Server::start();
     for (method, path, allowed) in [
