@@ -5,8 +5,10 @@
 
 mod client;
 mod http_client;
+mod proxy;
 mod server;
 
+mod behind_nginx;
 mod churn;
 mod commands;
 mod events;

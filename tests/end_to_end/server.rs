@@ -107,6 +107,14 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// How many connections to the server are established, as the kernel sees it.
+    pub fn established(&self) -> usize {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells its connections");
+        let local = format!(":{:04X}", self.port);
+        let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        columns.filter(|columns| columns.get(1).is_some_and(|at| at.ends_with(&local)) && columns[3] == "01").count()
+    }
+
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
