@@ -1,7 +1,7 @@
 //! The table of raw HTTP/1.1 requests: each with its exact answers and what becomes of the connection.
 //!
 //! Owns the data only; how a row is sent and judged stands in `http_conformance`, and again, through a proxy, in
-//! `behind_nginx`. In a request these stand for longer text: `$GET` and `$POST` for a request line and the fields that
+//! `behind_proxy`. In a request these stand for longer text: `$GET` and `$POST` for a request line and the fields that
 //! every good request needs, `$JSON` for a body of 15 (hexadecimal `f`) bytes, `$UPGRADE` for the head of a good
 //! handshake without its end, `$KEY` for the API key's field, `$X{n}` for a letter and `$Y{n}` for a field n times, and `$EVIL` for a whole
 //! request that posts to a room where nothing may ever arrive; `$EVILLEN` and `$EVILHEX` are its length.

@@ -8,7 +8,7 @@ mod http_client;
 mod proxy;
 mod server;
 
-mod behind_nginx;
+mod behind_proxy;
 mod churn;
 mod commands;
 mod events;

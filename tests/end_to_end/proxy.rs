@@ -1,8 +1,8 @@
-//! A reverse proxy in front of the server under test: nginx, on ports and with a directory of its own.
+//! A reverse proxy in front of the server under test: nginx or HAProxy, on ports and with a directory of its own.
 //!
-//! Owns the process, its configuration and its log of requests. What stands between client and server is the very
-//! configuration that the README gives, with addresses replaced. There are two listeners over the same connections to
-//! the server: one as the README has it, and one for attackers, which differs in short timeouts only, so that every
+//! Owns the process, its configuration and its log of requests. nginx gets the very configuration that the README
+//! gives, with addresses replaced, HAProxy its defaults and a few timeouts. There are two listeners over the same connections to
+//! the server: one for honest clients, and one for attackers, which differs in short timeouts only, so that every
 //! attack comes to an end.
 
 use std::fs;
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::server::{DEADLINE, Server, eventually, free_port, prepare};
 
-/// How the README's configuration is changed.
+/// Which proxy it is, and how the README's configuration of nginx is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
     /// Not at all.
@@ -22,9 +22,11 @@ pub enum Variant {
     Unbuffered,
     /// A WebSocket that is silent for a second is ended.
     Impatient,
+    /// HAProxy, which may use any connection to the server for any client.
+    HaProxy,
 }
 
-/// A running nginx, killed, reaped and its directory removed when dropped.
+/// A running proxy, killed, reaped and its directory removed when dropped.
 pub struct Proxy {
     child: Child,
     directory: PathBuf,
@@ -32,7 +34,7 @@ pub struct Proxy {
     attack_port: u16,
 }
 
-/// A request as nginx read it, and handed on or refused.
+/// A request as the proxy read it, and handed on or refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     pub client_port: u16,
@@ -56,21 +58,22 @@ impl Proxy {
         let (port, attack_port) = (free_port(), free_port());
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nginx-{}-{port}", std::process::id()));
         fs::create_dir_all(&directory).expect("the target directory can be written");
-        let file = directory.join("nginx.conf");
-        fs::write(&file, configuration(&directory, server.port(), port, attack_port, variant)).expect("a file");
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(&directory).arg("-c").arg(&file).arg("-e").arg(directory.join("error.log"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("nginx is installed: tools/test does that");
+        let ports = [server.port(), port, attack_port];
+        let mut command = match variant {
+            Variant::HaProxy => haproxy(&directory, ports),
+            _ => nginx(&directory, ports, variant),
+        };
+        let child = command.stdin(Stdio::null()).spawn().expect("the proxy is installed: tools/test does that");
         let mut proxy = Self { child, directory, port, attack_port };
         let answers = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-        let status = eventually("nginx listens, or has ended", || {
+        let status = eventually("the proxy listens, or has ended", || {
             let ended = proxy.child.try_wait().expect("the child can be waited for");
             ended.map(Some).or_else(|| (answers(port) && answers(attack_port)).then_some(None))
         });
         let Some(status) = status else { return Some(proxy) };
         let log = proxy.errors();
-        assert!(log.contains("Address already in use"), "nginx ended with {status}: {log}");
+        let is_taken = log.contains("Address already in use") || log.contains("cannot bind socket");
+        assert!(is_taken, "the proxy ended with {status}: {log}");
         None
     }
 
@@ -92,7 +95,7 @@ impl Proxy {
 
     /// The requests up to one of this target.
     pub fn log_until(&self, uri: &str) -> Vec<Logged> {
-        eventually("nginx logs the last request", || {
+        eventually("the proxy logs the last request", || {
             let log = self.log();
             log.iter().any(|request| request.uri == uri).then_some(log)
         })
@@ -108,7 +111,7 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- what nginx logged ---\n{}\n---", self.errors());
+            eprintln!("--- what the proxy logged ---\n{}\n---", self.errors());
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
@@ -132,10 +135,37 @@ pub fn readme_snippet() -> String {
     rest.split_once("```").expect("its end").0.to_owned()
 }
 
-fn configuration(directory: &Path, server_port: u16, port: u16, attack_port: u16, variant: Variant) -> String {
+fn nginx(directory: &Path, ports: [u16; 3], variant: Variant) -> Command {
+    let file = directory.join("nginx.conf");
+    fs::write(&file, configuration(directory, ports, variant)).expect("a file can be written");
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(directory).arg("-c").arg(&file).arg("-e").arg(directory.join("error.log"));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn haproxy(directory: &Path, [server_port, port, attack_port]: [u16; 3]) -> Command {
+    let file = directory.join("haproxy.cfg");
+    let text = format!(
+        "global\n nbthread 1\n log stdout format raw local0\n\
+         defaults\n mode http\n log global\n log-format \"%cp %ST %HM %HU\"\n http-reuse always\n timeout connect 5s\n \
+         timeout server 120s\n timeout client 120s\n timeout tunnel 120s\n\
+         frontend honest\n bind 127.0.0.1:{port}\n default_backend chat\n\
+         frontend attacked\n bind 127.0.0.1:{attack_port}\n default_backend chat\n timeout client 150ms\n \
+         timeout http-request 150ms\n timeout http-keep-alive 150ms\n\
+         backend chat\n server chat 127.0.0.1:{server_port}\n"
+    );
+    fs::write(&file, text).expect("a file can be written");
+    let output = |name: &str| fs::File::create(directory.join(name)).expect("a file can be made");
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(&file).stdout(output("access.log")).stderr(output("error.log"));
+    command
+}
+
+fn configuration(directory: &Path, [server_port, port, attack_port]: [u16; 3], variant: Variant) -> String {
     let snippet = replaced(&readme_snippet(), "127.0.0.1:3001", &format!("127.0.0.1:{server_port}"));
     let snippet = match variant {
-        Variant::Readme => snippet,
+        Variant::Readme | Variant::HaProxy => snippet,
         Variant::Impatient => replaced(&snippet, "proxy_read_timeout 120s;", "proxy_read_timeout 1s;"),
         Variant::Unbuffered => {
             let snippet = replaced(&snippet, "keepalive 32;", "keepalive 1;");
@@ -174,7 +204,7 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
 
 fn connect(port: u16) -> TcpStream {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("nginx accepts");
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the proxy accepts");
     prepare(&stream);
     stream
 }

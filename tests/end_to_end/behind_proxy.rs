@@ -1,10 +1,10 @@
-//! The server behind nginx, configured as the README says.
+//! The server behind nginx, configured as the README says, and behind HAProxy.
 //!
-//! These tests need nginx and are ignored unless asked for: `cargo test --test end_to_end behind_nginx -- --ignored`,
-//! as `tools/test` does.
+//! These tests need the proxies and are ignored unless asked for, as `tools/test` does:
+//! `cargo test --test end_to_end behind_proxy -- --ignored`.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -25,12 +25,18 @@ const HONEST_CLIENTS: usize = 4;
 const ATTACKERS: usize = 8;
 /// Honest requests that one client sends in one write.
 const PIPELINED: usize = 4;
+/// How long an attacker waits for an answer that may never come.
+const UNFINISHED_PATIENCE: Duration = Duration::from_secs(3);
 
 #[test]
 #[ignore = "needs nginx; tools/test runs it"]
-fn websocket_and_rest_work_through_nginx() {
+fn nginx_passes_websocket_and_rest() {
+    passes_websocket_and_rest(Variant::Readme);
+}
+
+fn passes_websocket_and_rest(variant: Variant) {
     let server = Server::start();
-    let proxy = Proxy::start(&server, Variant::Readme);
+    let proxy = Proxy::start(&server, variant);
     let mut ana = Client::over(proxy.socket(), &user_token("ana"));
     let mut bob = Client::over(proxy.socket(), &user_token("bob"));
     let room = "project/7";
@@ -65,7 +71,7 @@ fn websocket_and_rest_work_through_nginx() {
 
 #[test]
 #[ignore = "needs nginx; tools/test runs it"]
-fn pipelined_requests_come_back_in_order_through_nginx() {
+fn nginx_passes_pipelined_requests_in_order() {
     let server = Server::start();
     for variant in [Variant::Readme, Variant::Unbuffered] {
         let proxy = Proxy::start(&server, variant);
@@ -94,7 +100,7 @@ fn pipelined_requests_come_back_in_order_through_nginx() {
 
 #[test]
 #[ignore = "needs nginx; tools/test runs it"]
-fn pings_keep_a_quiet_websocket_open_through_nginx() {
+fn nginx_keeps_a_quiet_websocket_that_is_pinged() {
     let seconds = readme_snippet();
     let (_, seconds) = seconds.split_once("proxy_read_timeout ").expect("a timeout");
     let seconds: u64 = seconds.split_once("s;").and_then(|(seconds, _)| seconds.parse().ok()).expect("seconds");
@@ -112,15 +118,27 @@ fn pings_keep_a_quiet_websocket_open_through_nginx() {
 
 #[test]
 #[ignore = "needs nginx; tools/test runs it"]
-fn no_request_is_seen_twice_or_by_the_wrong_party() {
+fn nginx_lets_no_request_be_seen_twice_or_by_the_wrong_party() {
     let rows = table();
     for variant in [Variant::Readme, Variant::Unbuffered] {
         attack(&rows, variant);
     }
 }
 
-/// Sends every row through nginx, twice, while honest clients use the same connections to the server; then holds what
-/// arrived against what nginx says that it was asked.
+#[test]
+#[ignore = "needs HAProxy; tools/test runs it"]
+fn haproxy_lets_no_request_be_seen_twice_or_by_the_wrong_party() {
+    attack(&table(), Variant::HaProxy);
+}
+
+#[test]
+#[ignore = "needs HAProxy; tools/test runs it"]
+fn haproxy_passes_websocket_and_rest() {
+    passes_websocket_and_rest(Variant::HaProxy);
+}
+
+/// Sends every row through the proxy, twice, while honest clients use the same connections to the server; then holds what
+/// arrived against what the proxy says that it was asked.
 fn attack(rows: &[Row], variant: Variant) {
     let server = Server::start();
     let proxy = Proxy::start(&server, variant);
@@ -162,12 +180,12 @@ fn attack(rows: &[Row], variant: Variant) {
 
     Http::over(proxy.socket()).service("GET", "/api/chat/rooms?fence", None);
     let log = proxy.log_until("/api/chat/rooms?fence");
-    // Besides the member's there are only those that nginx keeps for the next request, whoever sends it.
-    assert!(server.established() > 1, "{variant:?}: nginx keeps no connection to the server");
+    // Besides the member's there are only those that the proxy keeps for the next request, whoever sends it.
+    assert!(server.established() > 1, "{variant:?}: no connection is kept to the server");
     let ports = ports.into_inner().unwrap_or_else(PoisonError::into_inner);
     let posted = |path: &str| log.iter().filter(|request| request.posted(path)).collect::<Vec<_>>();
 
-    // A marked message may only come from a request that nginx has read as one of that very attacker's.
+    // A marked message may only come from a request that the proxy has read as one of that very attacker's.
     let mut allowed: HashMap<String, usize> = HashMap::new();
     for request in posted(&format!("/api/chat/rooms/{MARKED_ROOM}/messages")) {
         let row = ports.get(&request.client_port).expect("only attackers post marks");
@@ -179,7 +197,7 @@ fn attack(rows: &[Row], variant: Variant) {
     for message in &before {
         *arrived.entry(message["content"].as_str().expect("a mark").to_owned()).or_default() += 1;
     }
-    assert_eq!(arrived, allowed, "{variant:?}: what arrived, and what nginx was asked for");
+    assert_eq!(arrived, allowed, "{variant:?}: what arrived, and what the proxy was asked for");
 
     // Every other message, too, is there once for each request.
     let mut expected = vec![(TABLE_ROOM.to_owned(), posted(&format!("/api/chat/rooms/{TABLE_ROOM}/messages")).len())];
@@ -239,18 +257,22 @@ fn send_row(proxy: &Proxy, row: &Row, number: usize, split: Option<usize>) -> u1
     }
     let at = split.map_or(0, |millionths| 1 + (bytes.len() - 1) * millionths / 1_000_000);
     let (first, second) = bytes.split_at(at);
-    // nginx may have answered and closed before all of it is sent.
+    // The proxy may have answered and closed before all of it is sent.
     let _ = stream.write_all(first);
     if split.is_some() {
         thread::sleep(Duration::from_millis(2));
     }
     let _ = stream.write_all(second);
+    // HAProxy waits long for a body that does not come: whoever sent one, or has heard nothing, gives up.
+    stream.set_read_timeout(Some(UNFINISHED_PATIENCE)).expect("a timeout can be set");
+    let unfinished = row.fate == Fate::Waits;
     let (mut seen, mut buffer) = (Vec::new(), [0; 16 * 1024]);
     loop {
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => seen.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) if error.kind() == ErrorKind::WouldBlock && (unfinished || seen.is_empty()) => break,
             Err(error) => panic!("{:?}: {error}, after {}", row.name, String::from_utf8_lossy(&seen)),
         }
         if seen.windows(13).any(|window| window == b"HTTP/1.1 101 ") {
