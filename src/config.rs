@@ -36,9 +36,21 @@ const SECRET_BYTES_MIN: usize = 32;
 /// Least bytes of `CHAT_API_KEY`.
 const API_KEY_BYTES_MIN: usize = 16;
 
+/// Who answers what connections send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Service {
+    /// The chat.
+    Chat,
+    /// An echo, for conformance suites. No setting leads to it: its configuration is made by
+    /// [`echo::config`](crate::chat::echo::config).
+    Echo,
+}
+
 /// Everything that the server is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Who answers.
+    pub service: Service,
     /// The address to listen on.
     pub listen: IpAddr,
     /// The port; 0 is any free one.
@@ -127,6 +139,7 @@ impl Config {
         };
         let limits = reader.limits(inputs.open_files_max)?;
         Ok(Config {
+            service: Service::Chat,
             listen,
             port,
             threads,
@@ -147,6 +160,7 @@ impl Config {
     /// default, and this secret and API key.
     pub fn for_tests(secret: &str, api_key: &str) -> Config {
         Config {
+            service: Service::Chat,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             threads: 1,

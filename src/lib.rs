@@ -101,12 +101,14 @@
 //! | [`chat::slack`] | gives back what a storm left behind |
 //! | [`chat::wheel`], `chat::liveness` | deadlines; pings, silence and expiry |
 //! | [`chat::closing`], [`chat::drain`] | how a connection ends, and how all do |
+//! | [`chat::echo`] | what answers instead of the chat in `tools/echo`, for conformance suites |
 //! | [`wire::http`], [`wire::body`], [`wire::target`], [`wire::response`], [`wire::upgrade`] | HTTP/1.1, strictly |
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
-//! `tools/load` is the load generator and `tools/clients` are foreign clients.
+//! `tools/load` is the load generator, `tools/clients` are foreign clients, and `tools/echo` is what conformance suites
+//! are pointed at.
 //!
 //! # Who owns what
 //!

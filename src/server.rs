@@ -32,6 +32,15 @@ const WINDOW_GRACE: Duration = Duration::from_millis(750);
 /// # Errors
 /// What keeps the server from starting, or a poll that fails.
 pub fn run(config: Config) -> Result<(), Error> {
+    run_announced(config, |_| {})
+}
+
+/// As [`run`]; `announce` gets the address, with the port that the system chose if none was asked for, once connections
+/// to it succeed.
+///
+/// # Errors
+/// As those of [`run`].
+pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), Error> {
     let signals = signals()?;
     let raised = config::raise_limit();
     if let Err(error) = raised {
@@ -39,6 +48,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     }
     let server = Server::start(Arc::new(config))?;
     tracing::info!(address = %server.address, threads = server.mailers.len(), "listening");
+    announce(server.address);
     if server.config.dev {
         let banner = crate::dev::dev_banner(&server.config, server.address, clock(server.started).wall_ms);
         // Whoever closed the standard output does not want to read it.

@@ -4,14 +4,18 @@
 //! later from another shard; what leaves is always the front of the ring, and everything that is ready at the front leaves
 //! in one write. Routes stand in `routes`.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::connection::{Flag, Phase};
 use super::envelope::Answer;
 use super::routes::{Body, Gather, Handled};
 use super::shard::Shard;
+use crate::config::Service;
 use crate::wire::body::ChunkedDecoder;
-use crate::wire::http::{BodyLength, Framing, Head, Limits as HttpLimits, Reject, Status, is_head, parse_head};
+use crate::wire::http::{
+    BodyLength, Framing, Head, Limits as HttpLimits, Methods, Reject, Status, is_head, parse_head,
+};
 use crate::wire::response::{CONTINUE, HttpDate, Response, put_response};
 
 /// The HTTP side of a connection.
@@ -68,7 +72,9 @@ pub struct Rest {
     pub status: u16,
     /// Fields besides those that every answer has.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON.
+    /// What the body is.
+    pub content_type: Cow<'static, str>,
+    /// The body; empty for none.
     pub body: Vec<u8>,
 }
 
@@ -171,6 +177,10 @@ impl Shard {
             header_bytes_max: self.config.limits.header_bytes_max,
             // Whether a body is too large is said after the path, the method and the credential were looked at.
             body_bytes_max: usize::MAX >> 1,
+            methods: match self.config.service {
+                Service::Chat => Methods::Implemented,
+                Service::Echo => Methods::Any,
+            },
         };
         let (head, framing) = match parse_head(data, &mut http.scanned, &limits) {
             Ok(Status::Complete(complete)) => complete,
@@ -226,7 +236,12 @@ impl Shard {
         });
         let manner = Manner { keep_alive, head_only: head.method == "HEAD", allow_origin };
         let number = http.first.wrapping_add(http.ring.len() as u32);
-        let state = match self.handle_http_request(slot, number, head, framing, &body, http.ring.is_empty()) {
+        let is_first = http.ring.is_empty();
+        let handled = match self.config.service {
+            Service::Chat => self.handle_http_request(slot, number, head, framing, &body, is_first),
+            Service::Echo => self.echo_request(slot, head, framing, &body, is_first),
+        };
+        let state = match handled {
             Handled::Now(rest) => State::Ready(self.write_rest(&manner, &rest)),
             Handled::Pending => State::Waiting,
             Handled::Gather(gather) => State::Gathering(gather),
@@ -272,7 +287,7 @@ impl Shard {
         let response = Response {
             status: rest.status,
             headers: &headers,
-            content_type: Some("application/json"),
+            content_type: Some(&rest.content_type),
             date: Some(&date),
             body: &rest.body,
         };
@@ -389,7 +404,7 @@ impl Shard {
     fn after_upgrade(&mut self, slot: u32, rest: &[u8]) {
         match self.connections[slot].phase {
             Phase::Admitting if !rest.is_empty() => self.keep_input(slot, rest),
-            Phase::Auth if !rest.is_empty() => {
+            Phase::Auth | Phase::Open if !rest.is_empty() => {
                 let mut rest = rest.to_vec();
                 self.websocket_input(slot, &mut rest);
             }
@@ -401,7 +416,7 @@ impl Shard {
 impl Rest {
     /// An answer with a JSON body.
     pub fn json(status: u16, body: Vec<u8>) -> Self {
-        Self { status, headers: Vec::new(), body }
+        Self { status, headers: Vec::new(), content_type: Cow::Borrowed("application/json"), body }
     }
 
     /// An error as REST gives them.

@@ -4,6 +4,7 @@
 
 use super::connection::{Connection, NONE, Phase};
 use super::shard::Shard;
+use crate::config::Service;
 
 impl Shard {
     /// Checks what must hold after each turn.
@@ -74,6 +75,7 @@ impl Shard {
     fn check_phase(&self, conn: &Connection) {
         match conn.phase {
             Phase::Free => assert!(conn.outbox.is_empty() && conn.extra.is_none() && conn.user == NONE),
+            Phase::Open if self.config.service == Service::Echo => assert_eq!(conn.user, NONE, "an echo knows nobody"),
             Phase::Admitting | Phase::Open => assert_ne!(conn.user, NONE, "who is admitted has a user"),
             _ => assert!(conn.user == NONE && conn.rooms.is_empty(), "only a WebSocket that is open is in rooms"),
         }

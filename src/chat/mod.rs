@@ -8,6 +8,7 @@ pub mod burst;
 pub mod closing;
 pub mod connection;
 pub mod drain;
+pub mod echo;
 pub mod envelope;
 mod homes;
 pub mod http;

@@ -167,7 +167,12 @@ impl Shard {
             return Handled::Now(rest);
         }
         if route == Route::Socket {
-            return self.handle_upgrade(slot, head, framing, &target, is_first);
+            if head.method == "HEAD" {
+                return error(426, ErrorCode::InvalidMessage, "only WebSocket is served here");
+            }
+            return self.handle_upgrade(slot, head, framing, is_first, |shard, wanted| {
+                shard.open_websocket(slot, head, &target, wanted)
+            });
         }
         if route.is_open() {
             return Handled::Now(self.health(route));
@@ -245,13 +250,14 @@ impl Shard {
         }
     }
 
-    fn handle_upgrade(
+    /// Whether the connection may become a WebSocket; `open` makes it one.
+    pub(super) fn handle_upgrade(
         &mut self,
         slot: u32,
         head: &Head<'_>,
         framing: &Framing,
-        target: &Target<'_>,
         is_first: bool,
+        open: impl FnOnce(&mut Self, &Upgrade<'_>) -> Handled,
     ) -> Handled {
         let wanted = match upgrade(head, framing) {
             Ok(wanted) => wanted,
@@ -275,7 +281,7 @@ impl Shard {
             return error(503, ErrorCode::Overloaded, "the server has as many connections as it takes");
         }
         self.connections[slot].mark(Flag::Counted);
-        self.open_websocket(slot, head, target, &wanted)
+        open(self, &wanted)
     }
 
     fn open_websocket(&mut self, slot: u32, head: &Head<'_>, target: &Target<'_>, wanted: &Upgrade<'_>) -> Handled {

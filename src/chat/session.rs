@@ -8,6 +8,7 @@ use super::envelope::Answer;
 use super::ids::RoomName;
 use super::membership::{RoomAction, RoomRequest};
 use super::shard::Shard;
+use crate::config::Service;
 use crate::wire::client::{self, Action, ErrorCode, Request, RoomEntry};
 use crate::wire::decoder::{Event, decode};
 use crate::wire::event;
@@ -99,7 +100,10 @@ impl Shard {
                     self.mark_express(slot);
                 }
             }
-            Event::Message { payload, .. } => self.handle_message(slot, &payload),
+            Event::Message { payload, binary } => match self.config.service {
+                Service::Chat => self.handle_message(slot, &payload),
+                Service::Echo => self.echo_message(slot, &payload, binary),
+            },
         }
     }
 

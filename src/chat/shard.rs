@@ -32,7 +32,7 @@ use super::slack::Churn;
 use super::tables::{LocalRooms, Users};
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
-use crate::config::Config;
+use crate::config::{Config, Service};
 
 /// At most this much is handed to the socket in one write.
 pub const WRITE_BYTES_MAX: usize = 256 * 1024;
@@ -307,6 +307,7 @@ impl Shard {
             Phase::Free | Phase::Dead | Phase::Admitting => false,
             Phase::Http => !self.is_http_paused(slot),
             // A WebSocket is read even while it is behind: both ends waiting for the other to read would be for ever.
+            Phase::Open if self.config.service == Service::Echo => !self.is_echo_behind(slot),
             Phase::Auth | Phase::Open | Phase::Closing | Phase::Lingering => true,
         };
         if !wants {

@@ -20,11 +20,16 @@ pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// Most header fields in a head; more are answered 431.
 pub const HEADERS_MAX: usize = 100;
 
-/// The methods that the server understands; any other is answered 501. A method is case-sensitive (RFC 9110 9.1).
+/// The methods that the server understands. A method is case-sensitive (RFC 9110 9.1).
 const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// A method still unfinished after so many bytes is none that we know.
 const METHOD_BYTES_MAX: usize = 16;
+
+/// The same where any method is read (RFC 9112 3 answers 501 to a longer one as well).
+const ANY_METHOD_BYTES_MAX: usize = 64;
+
+const NOT_IMPLEMENTED: Reject = Reject::with(501, "method not implemented");
 
 /// Empty lines skipped before a request line (RFC 9112 2.2); some old clients send one behind a body.
 const BLANK_LINES_MAX: usize = 4;
@@ -76,6 +81,18 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Bytes of the decoded body.
     pub body_bytes_max: usize,
+    /// Which methods are read; any other is answered 501.
+    pub methods: Methods,
+}
+
+/// The methods that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Methods {
+    /// `GET POST HEAD PUT PATCH DELETE OPTIONS`.
+    Implemented,
+    /// Whatever is a token, but `CONNECT`: a 2xx would make the connection a tunnel, so an origin server that is none
+    /// answers 501, or 400 if the target is not host and port (RFC 9110 9.3.6).
+    Any,
 }
 
 /// Owned result of the first pass over a head, kept while the body arrives.
@@ -105,7 +122,7 @@ pub enum BodyLength {
 /// A request line and its header fields, borrowed from the input.
 #[derive(Clone, Debug)]
 pub struct Head<'b> {
-    /// One of `GET POST HEAD PUT PATCH DELETE OPTIONS`.
+    /// One of those that [`Limits::methods`] admits.
     pub method: &'b str,
     /// The target in origin-form, not decoded: begins with `/`, or is `*` with `OPTIONS`. An absolute-form is reduced
     /// to this form, and then begins with `?` if the path was empty but a query was there. For `parse_target`.
@@ -181,10 +198,12 @@ pub fn parse_head<'b>(
     let line_end = memchr(b'\r', seen);
     let request = match line_end {
         None => {
-            check_unfinished(seen)?;
+            check_unfinished(seen, limits.methods)?;
             None
         }
-        Some(end) if start + end >= from || scan.end.is_some() => Some((RequestLine::parse(&seen[..end])?, end + 2)),
+        Some(end) if start + end >= from || scan.end.is_some() => {
+            Some((RequestLine::parse(&seen[..end], limits.methods)?, end + 2))
+        }
         Some(_) => None,
     };
     if let Some(reject) = scan.offence {
@@ -294,7 +313,7 @@ fn over_limit(seen: &[u8]) -> Reject {
 }
 
 struct RequestLine<'b> {
-    method: &'static str,
+    method: &'b str,
     target: &'b str,
     authority: Option<&'b str>,
     minor_version: u8,
@@ -302,9 +321,9 @@ struct RequestLine<'b> {
 
 impl<'b> RequestLine<'b> {
     /// `line` is without its CRLF.
-    fn parse(line: &'b [u8]) -> Result<Self, Reject> {
+    fn parse(line: &'b [u8], methods: Methods) -> Result<Self, Reject> {
         let malformed = Reject::bad("malformed request line");
-        let method = method(line)?.ok_or(malformed)?;
+        let method = method(line, methods)?.ok_or(malformed)?;
         let rest = &line[method.len() + 1..];
         let target = target(rest)?.ok_or(malformed)?;
         let version = &rest[target.len() + 1..];
@@ -329,27 +348,28 @@ impl<'b> RequestLine<'b> {
 }
 
 /// Refuses a request line whose end has not come as soon as no continuation could be accepted.
-fn check_unfinished(line: &[u8]) -> Result<(), Reject> {
-    if let Some(method) = method(line)? {
+fn check_unfinished(line: &[u8], methods: Methods) -> Result<(), Reject> {
+    if let Some(method) = method(line, methods)? {
         target(&line[method.len() + 1..])?;
     }
     Ok(())
 }
 
 /// The method, once the space behind it is there.
-fn method(line: &[u8]) -> Result<Option<&'static str>, Reject> {
-    let unknown = Reject::with(501, "method not implemented");
-    for (index, byte) in line.iter().enumerate().take(METHOD_BYTES_MAX + 1) {
+fn method(line: &[u8], methods: Methods) -> Result<Option<&str>, Reject> {
+    let bytes_max = if methods == Methods::Any { ANY_METHOD_BYTES_MAX } else { METHOD_BYTES_MAX };
+    for (index, byte) in line.iter().enumerate().take(bytes_max + 1) {
         if *byte == b' ' && index > 0 {
-            let known = METHODS.into_iter().find(|known| known.as_bytes() == &line[..index]);
-            return known.map(Some).ok_or(unknown);
+            let method = str::from_utf8(&line[..index]).map_err(|_| Reject::bad("invalid method"))?;
+            let is_read = methods == Methods::Any || METHODS.contains(&method);
+            return if is_read { Ok(Some(method)) } else { Err(NOT_IMPLEMENTED) };
         }
         if !is_token_byte(*byte) {
             return Err(Reject::bad("invalid method"));
         }
     }
-    if line.len() > METHOD_BYTES_MAX {
-        return Err(unknown);
+    if line.len() > bytes_max {
+        return Err(NOT_IMPLEMENTED);
     }
     Ok(None)
 }
@@ -366,6 +386,11 @@ fn target(rest: &[u8]) -> Result<Option<&[u8]>, Reject> {
 
 /// Splits an absolute-form into authority and origin-form (RFC 9112 3.2).
 fn origin_form<'b>(method: &str, target: &'b str) -> Result<(Option<&'b str>, &'b str), Reject> {
+    if method == "CONNECT" {
+        let has_port = target.contains(':') && target.ends_with(|last: char| last.is_ascii_digit());
+        let is_authority = is_host(target.as_bytes()) && has_port;
+        return Err(if is_authority { NOT_IMPLEMENTED } else { Reject::bad("CONNECT needs host and port") });
+    }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok((None, target));
     }

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::body::ChunkedDecoder;
-use super::http::{BodyLength, Framing, Limits, Reject, Status, is_head, parse_head};
+use super::http::{BodyLength, Framing, Limits, Methods, Reject, Status, is_head, parse_head};
 
-const LIMITS: Limits = Limits { header_bytes_max: 16 * 1024, body_bytes_max: 1000 };
+const LIMITS: Limits = Limits { header_bytes_max: 16 * 1024, body_bytes_max: 1000, methods: Methods::Implemented };
 
 use BodyLength::{Chunked, Length, None as Empty};
 
@@ -291,6 +291,42 @@ fn refuses_as_early_as_provable() {
 }
 
 #[test]
+fn any_method_that_is_a_token() {
+    let limits = Limits { methods: Methods::Any, ..LIMITS };
+    let longest = "M".repeat(64);
+    for (line, expected) in [
+        ("TRACE /a HTTP/1.1".to_owned(), Ok("TRACE")),
+        ("get /a HTTP/1.1".to_owned(), Ok("get")),
+        ("!#$%&'*+-.^_`|~ /a HTTP/1.1".to_owned(), Ok("!#$%&'*+-.^_`|~")),
+        (format!("{longest} / HTTP/1.1"), Ok(&*longest)),
+        (format!("{longest}M / HTTP/1.1"), Err(501)),
+        ("M".repeat(100), Err(501)),
+        ("G(T / HTTP/1.1".to_owned(), Err(400)),
+        ("PRI * HTTP/2.0".to_owned(), Err(505)),
+        ("FOO * HTTP/1.1".to_owned(), Err(400)),
+        // A tunnel is never made, so the right form is told from a wrong one only in the refusal.
+        ("CONNECT a:443 HTTP/1.1".to_owned(), Err(501)),
+        ("CONNECT [::1]:443 HTTP/1.1".to_owned(), Err(501)),
+        ("CONNECT a HTTP/1.1".to_owned(), Err(400)),
+        ("CONNECT a: HTTP/1.1".to_owned(), Err(400)),
+        ("CONNECT a:65536 HTTP/1.1".to_owned(), Err(400)),
+        ("CONNECT :443 HTTP/1.1".to_owned(), Err(400)),
+        ("CONNECT [::1] HTTP/1.1".to_owned(), Err(400)),
+        ("CONNECT /a HTTP/1.1".to_owned(), Err(400)),
+        ("CONNECT http://a:443/ HTTP/1.1".to_owned(), Err(400)),
+    ] {
+        let request = format!("{line}\r\nHost: a\r\n\r\n");
+        let outcome = parse_in_pieces(request.as_bytes(), &[1], &limits);
+        assert_eq!(parse(request.as_bytes(), &mut 0, &limits), outcome, "{line}");
+        match outcome {
+            Ok(Status::Complete(seen)) => assert_eq!(Ok(&*seen.method), expected, "{line}"),
+            Ok(Status::Partial) => panic!("{line}: not complete"),
+            Err(reject) => assert_eq!(Err(reject.status), expected, "{line}"),
+        }
+    }
+}
+
+#[test]
 fn limits() {
     let status = |input: String, limits: &Limits| {
         let whole = parse(input.as_bytes(), &mut 0, limits);
@@ -518,7 +554,7 @@ proptest! {
     fn head_under_small_limits_does_not_depend_on_the_split(
         input in mutated(), pieces in prop::collection::vec(1..9_usize, 1..6), header_bytes_max in 0..60_usize,
     ) {
-        let limits = Limits { header_bytes_max, body_bytes_max: 3 };
+        let limits = Limits { header_bytes_max, body_bytes_max: 3, ..LIMITS };
         let whole = parse(&input, &mut 0, &limits);
         prop_assert_eq!(parse_in_pieces(&input, &pieces, &limits), whole);
     }

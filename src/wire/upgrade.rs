@@ -96,7 +96,7 @@ fn protocols<'b>(head: &Head<'b>) -> Result<Vec<&'b str>, Reject> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::http::{Limits, Status, parse_head};
+    use super::super::http::{Limits, Methods, Status, parse_head};
     use super::*;
 
     const REQUEST: &str = "GET /ws?token=t HTTP/1.1\r\nHost: chat.example:3001\r\nUpgrade: websocket\r\n\
@@ -104,7 +104,7 @@ mod tests {
         Sec-WebSocket-Version: 13\r\n\r\n";
 
     fn check(request: &str) -> Result<(String, Vec<String>), u16> {
-        let limits = Limits { header_bytes_max: 16 * 1024, body_bytes_max: 1024 };
+        let limits = Limits { header_bytes_max: 16 * 1024, body_bytes_max: 1024, methods: Methods::Implemented };
         let parsed = parse_head(request.as_bytes(), &mut 0, &limits);
         let Ok(Status::Complete((head, framing))) = parsed else {
             panic!("not a complete head: {parsed:?}");
