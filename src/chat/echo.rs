@@ -25,6 +25,8 @@ use crate::wire::websocket::{Opcode, put_frame};
 
 /// The largest message, and the largest body.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The methods that have a meaning for somebody; any other is answered too.
+const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 const POOL_BYTES: usize = 1024 * 1024 * 1024;
 
 /// The configuration of an echo: one thread, no origin refused, no rate limit.
@@ -71,7 +73,8 @@ impl Shard {
         };
         let given = head.header_str("content-type").filter(|given| !given.is_empty());
         let content_type = given.map_or(Cow::Borrowed("application/octet-stream"), |given| given.to_owned().into());
-        Handled::Now(Rest { status: 200, headers: Vec::new(), content_type, body })
+        let headers = if head.method == "OPTIONS" { vec![("Allow", ALLOW.to_owned())] } else { Vec::new() };
+        Handled::Now(Rest { status: 200, headers, content_type, body })
     }
 
     /// Sends a message back.

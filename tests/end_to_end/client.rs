@@ -272,15 +272,20 @@ impl RawClient {
         Self::over(server.socket(), user)
     }
 
-    pub fn over(mut stream: TcpStream, user: &str) -> Self {
-        let request = upgrade_request(&format!("/ws?token={}", user_token(user)), &[]);
-        stream.write_all(&request).expect("the server reads");
-        let mut client = Self { stream, buffer: Vec::new() };
-        let head = client.head();
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    pub fn over(stream: TcpStream, user: &str) -> Self {
+        let mut client = Self::upgraded(stream, &format!("/ws?token={}", user_token(user)));
         let (opcode, payload) = client.frame().expect("a greeting");
         assert_eq!(opcode, 1);
         assert!(String::from_utf8_lossy(&payload).contains("connected"));
+        client
+    }
+
+    /// Upgraded, and nothing else read.
+    pub fn upgraded(mut stream: TcpStream, path: &str) -> Self {
+        stream.write_all(&upgrade_request(path, &[])).expect("the server reads");
+        let mut client = Self { stream, buffer: Vec::new() };
+        let head = client.head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         client
     }
 

@@ -82,6 +82,12 @@ impl Http {
         self.stream.shutdown(Shutdown::Write).expect("the connection is open");
     }
 
+    /// All bytes up to the end of the connection.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.fill().is_ok() {}
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Whether the server closes now, without another byte. A reset counts: what was sent after the fault is unread there.
     pub fn closes(&mut self) -> bool {
         if !self.buffer.is_empty() {

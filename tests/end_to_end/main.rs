@@ -11,6 +11,7 @@ mod server;
 mod behind_proxy;
 mod churn;
 mod commands;
+mod echo;
 mod events;
 mod http;
 mod http_conformance;
