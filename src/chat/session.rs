@@ -100,10 +100,15 @@ impl Shard {
                     self.mark_express(slot);
                 }
             }
-            Event::Message { payload, binary } => match self.config.service {
-                Service::Chat => self.handle_message(slot, &payload),
-                Service::Echo => self.echo_message(slot, &payload, binary),
-            },
+            Event::Message { payload, binary } => self.take_message(slot, &payload, binary),
+        }
+    }
+
+    /// Hands a message to who answers.
+    fn take_message(&mut self, slot: u32, payload: &[u8], binary: bool) {
+        match self.config.service {
+            Service::Chat => self.handle_message(slot, payload),
+            Service::Echo => self.echo_message(slot, payload, binary),
         }
     }
 
