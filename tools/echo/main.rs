@@ -24,7 +24,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let Arguments { port, host } = Arguments::parse();
-    match server::run_announced(echo::config(host, port), |address| println!("listening on {address}")) {
+    let mut config = echo::config();
+    (config.listen, config.port) = (host, port);
+    match server::run_announced(config, |address| println!("listening on {address}")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("echo: {error}");
