@@ -26,10 +26,12 @@ pub fn epoll_add(epoll: i32, fd: i32, events: u32) -> io::Result<()> {
     checked(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event) }).map(drop)
 }
 
-pub fn epoll_wait(epoll: i32, events: &mut [libc::epoll_event]) -> io::Result<usize> {
+/// The events that are there; waits for one if it is to.
+pub fn epoll_wait(epoll: i32, events: &mut [libc::epoll_event], waits: bool) -> io::Result<usize> {
+    let timeout = if waits { -1 } else { 0 };
     loop {
         let capacity = events.len() as i32;
-        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), capacity, -1) };
+        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), capacity, timeout) };
         match checked(count) {
             Ok(count) => return Ok(count as usize),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

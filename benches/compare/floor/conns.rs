@@ -1,0 +1,103 @@
+//! The connections, by descriptor, 24 bytes each. What a socket did not take yet, or brought only in part, is kept apart:
+//! that is rare.
+
+use std::collections::HashMap;
+
+use crate::sys;
+use crate::text::UserJson;
+
+/// `Conn::room` of a connection that speaks HTTP.
+pub const HTTP: u32 = u32::MAX;
+/// `Conn::room` of a WebSocket that has joined nothing.
+pub const NO_ROOM: u32 = u32::MAX - 1;
+/// `Conn::slot` of a connection whose join takes effect at the end of the turn.
+pub const JOINING: u32 = u32::MAX;
+
+/// All connections.
+#[derive(Default)]
+pub struct Conns {
+    list: Vec<Conn>,
+    unsent: HashMap<i32, Vec<u8>>,
+    unread: HashMap<i32, Vec<u8>>,
+}
+
+/// One connection.
+pub struct Conn {
+    /// Who it is.
+    pub user: UserJson,
+    /// The number of its room.
+    pub room: u32,
+    /// Its place among the room's members.
+    pub slot: u32,
+}
+
+impl Default for Conn {
+    fn default() -> Self {
+        Self { user: UserJson::default(), room: HTTP, slot: JOINING }
+    }
+}
+
+impl Conns {
+    /// The connection of this descriptor, which must be one.
+    pub fn at(&mut self, fd: i32) -> &mut Conn {
+        &mut self.list[fd as usize]
+    }
+
+    /// A new connection.
+    pub fn open(&mut self, fd: i32) {
+        let index = fd as usize;
+        if self.list.len() <= index {
+            self.list.resize_with(index + 1, Conn::default);
+        }
+        self.list[index] = Conn::default();
+    }
+
+    /// The connection is gone.
+    pub fn close(&mut self, fd: i32) {
+        self.unsent.remove(&fd);
+        self.unread.remove(&fd);
+        sys::close(fd);
+    }
+
+    /// Sends what the socket takes and keeps the rest. A failed socket is closed by its own event.
+    pub fn send(&mut self, fd: i32, bytes: &[u8]) {
+        if !self.unsent.is_empty()
+            && let Some(unsent) = self.unsent.get_mut(&fd)
+        {
+            unsent.extend_from_slice(bytes);
+            return;
+        }
+        let sent = sys::send(fd, bytes);
+        if sent < bytes.len() {
+            self.unsent.insert(fd, bytes[sent..].to_vec());
+        }
+    }
+
+    /// Sends what was kept.
+    pub fn flush(&mut self, fd: i32) {
+        if let Some(unsent) = self.unsent.get_mut(&fd) {
+            let sent = sys::send(fd, unsent);
+            unsent.drain(..sent);
+            if unsent.is_empty() {
+                self.unsent.remove(&fd);
+            }
+        }
+    }
+
+    /// Moves what was not whole before to the head of `inbox`, and says how much that is.
+    pub fn take_unread(&mut self, fd: i32, inbox: &mut [u8]) -> usize {
+        if self.unread.is_empty() {
+            return 0;
+        }
+        let Some(unread) = self.unread.remove(&fd) else {
+            return 0;
+        };
+        inbox[..unread.len()].copy_from_slice(&unread);
+        unread.len()
+    }
+
+    /// Keeps what is not whole.
+    pub fn keep_unread(&mut self, fd: i32, bytes: &[u8]) {
+        self.unread.insert(fd, bytes.to_vec());
+    }
+}
