@@ -14,6 +14,8 @@ pub enum Mode {
     Ws,
     /// Messages are posted over keep-alive HTTP connections.
     Rest,
+    /// Messages are posted to rooms without members.
+    Post,
 }
 
 impl Mode {
@@ -23,6 +25,7 @@ impl Mode {
             Self::Idle => "idle",
             Self::Ws => "ws",
             Self::Rest => "rest",
+            Self::Post => "post",
         }
     }
 }
@@ -44,7 +47,7 @@ pub struct Args {
     /// HS256 secret that tokens are signed with
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub secret: String,
-    /// Key sent as X-API-Key in mode rest
+    /// Key sent as X-API-Key in modes rest and post
     #[arg(long, env = "CHAT_API_KEY", hide_env_values = true, default_value = "")]
     pub api_key: String,
     /// Process id of the server, for its CPU time and memory
@@ -54,7 +57,7 @@ pub struct Args {
     /// What flows once everybody has joined
     #[arg(long, value_enum, default_value_t = Mode::Ws)]
     pub mode: Mode,
-    /// Members; member i is user `user-<i>` in room i modulo --rooms
+    /// Members; member i is user `user-<i>` in room i modulo --rooms (none in mode post)
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub connections: usize,
     /// Rooms
@@ -72,20 +75,35 @@ pub struct Args {
     /// Joins under way at once
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub joining: usize,
+    /// Joins per second, once those of --join-first have joined
+    #[arg(long, value_name = "R")]
+    pub join_rate: Option<f64>,
+    /// Members that join before --join-rate applies; what they are sent while the others join is measured
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub join_first: usize,
+    /// Check that every member is told who is in its room; the joins end when all have been told of everybody
+    #[arg(long)]
+    pub presence: bool,
+    /// Once joined, all members leave, come back and join again, and memory is read a second time
+    #[arg(long = "return")]
+    pub returns: bool,
 
     /// Publishing members per room (mode ws)
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub publishers_per_room: usize,
-    /// HTTP connections that post, spread over the rooms (mode rest; default one per room)
+    /// HTTP connections that post, spread over the rooms (modes rest and post; default one per room)
     #[arg(long, value_name = "N")]
     pub http_connections: Option<usize>,
     /// Messages that a publisher keeps in flight: it sends the next when it has its own one back (mode rest: when it is
-    /// answered and the room's first member has it)
+    /// answered and the room's first member has it; mode post: when it is answered)
     #[arg(long, default_value_t = 1, value_name = "W")]
     pub window: u32,
     /// Messages per second over all publishers, sent on schedule whatever comes back; --window is then ignored
     #[arg(long, value_name = "R")]
     pub rate: Option<f64>,
+    /// Sleep until the next message is due, at the price of sending it up to 1 ms late: leaves the CPU to others
+    #[arg(long)]
+    pub drowsy: bool,
     /// Stop after so many measured messages per publisher
     #[arg(long, value_name = "M")]
     pub messages: Option<u32>,
@@ -124,6 +142,12 @@ pub struct Args {
     /// Pin this process to a CPU
     #[arg(long, value_name = "CPU")]
     pub pin: Option<usize>,
+    /// Name each phase on standard error when it begins
+    #[arg(long)]
+    pub announce: bool,
+    /// Wait for a line on standard input before publishing begins, and for another when all has arrived
+    #[arg(long)]
+    pub gate: bool,
     /// Print one JSON object on standard output instead of text
     #[arg(long)]
     pub json: bool,
@@ -135,6 +159,7 @@ Examples:
   load --secret S --connections 10000 --rooms 100 --sources 4  100 rooms, a publisher each
   load --secret S --api-key K --mode rest --window 16          pipelined posts
   load --secret S --mode idle --connections 19000 --rooms 190 --pid 4711 --seconds 10
+  load --secret S --mode idle --joining 1000 --presence        all join at once
   load --secret S --churners 200 --churn 100 --stall 5         while others come, go and hang";
 
 /// Rooms, publishers and counters have a fixed width in the marker that every message carries.
@@ -156,13 +181,18 @@ impl Args {
         match self.mode {
             Mode::Idle => 0,
             Mode::Ws => self.rooms * self.publishers_per_room,
-            Mode::Rest => self.http_connections.unwrap_or(self.rooms),
+            Mode::Rest | Mode::Post => self.http_connections.unwrap_or(self.rooms),
         }
     }
 
     /// The most publishers that any room has.
     pub fn publishers_per_room(&self) -> usize {
         self.publishers().div_ceil(self.rooms)
+    }
+
+    /// Whether publishers post over HTTP.
+    pub fn posts(&self) -> bool {
+        matches!(self.mode, Mode::Rest | Mode::Post)
     }
 
     /// Connections that speak WebSocket: members and churners.
@@ -180,7 +210,7 @@ impl Args {
 
     fn validate(&self) -> Result<(), String> {
         let positive = [
-            ("--connections", self.connections),
+            ("--connections", if self.mode == Mode::Post { 1 } else { self.connections }),
             ("--rooms", self.rooms),
             ("--sources", usize::from(self.sources)),
             ("--opening", self.opening),
@@ -196,6 +226,7 @@ impl Args {
         let times = [
             ("--seconds", self.seconds.unwrap_or(1.0)),
             ("--rate", self.rate.unwrap_or(1.0)),
+            ("--join-rate", self.join_rate.unwrap_or(1.0)),
             ("--deadline", self.deadline),
         ];
         if let Some((name, _)) = times.iter().find(|(_, v)| !v.is_finite() || *v <= 0.0) {
@@ -215,7 +246,11 @@ impl Args {
         let needed = match self.mode {
             Mode::Ws => self.publishers(),
             Mode::Idle | Mode::Rest => self.rooms,
+            Mode::Post => 0,
         };
+        if self.mode == Mode::Post && (self.connections, self.churners) != (0, 0) {
+            return Err("--mode post posts to rooms without members: it needs --connections 0".to_owned());
+        }
         if self.connections < needed + self.stall {
             return Err(format!(
                 "--connections {} is too few: {needed} publish or watch a room and {} stall",
@@ -231,8 +266,17 @@ impl Args {
         if self.sources > 1 && !self.address.is_ipv4() {
             return Err("--sources needs an IPv4 address".to_owned());
         }
-        if self.mode == Mode::Rest && self.api_key.is_empty() {
-            return Err("--mode rest needs --api-key".to_owned());
+        if self.posts() && self.api_key.is_empty() {
+            return Err(format!("--mode {} needs --api-key", self.mode.name()));
+        }
+        if (self.presence || self.returns) && (self.churners > 0 || self.stall > 0) {
+            return Err("--presence and --return take members only that stay and read".to_owned());
+        }
+        if self.returns && self.posts() {
+            return Err("--return goes with modes idle and ws".to_owned());
+        }
+        if self.join_first > self.connections || (self.join_first > 0 && self.join_rate.is_none()) {
+            return Err("--join-first is a part of the members and goes with --join-rate".to_owned());
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         if self.room_prefix.len() > 64 || !self.room_prefix.bytes().all(plain) {
@@ -263,11 +307,16 @@ mod tests {
     #[test]
     fn shapes_that_cannot_run_are_refused() {
         assert_eq!(parse("load --secret s"), Ok(()));
+        assert_eq!(parse("load --secret s --api-key k --mode post --connections 0"), Ok(()));
+        assert_eq!(parse("load --secret s --presence --join-first 10 --join-rate 5 --return"), Ok(()));
         for line in [
             "load --secret s --connections 0",
             "load --secret s --connections 3 --rooms 4",
             "load --secret s --connections 8 --rooms 4 --publishers-per-room 2 --stall 1",
             "load --secret s --mode rest",
+            "load --secret s --api-key k --mode post",
+            "load --secret s --presence --stall 1",
+            "load --secret s --join-first 10",
             "load --secret s --churn 5",
             "load --secret s --seconds -1",
             "load --secret s --rate 0",

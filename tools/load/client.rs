@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 
-use crate::args::{Args, Mode};
+use crate::args::Args;
 use crate::dial::Dialer;
 use crate::frame::{self, Parsed};
 use crate::http::{self, Answer, Head};
 use crate::ledger::{Ledger, message_type};
 use crate::marker::{self, PREFIX_BYTES};
+use crate::presence::Presence;
 use crate::publisher::{OUTPUT_BYTES_MAX, Publisher, Schedule};
 use crate::slot::{Census, Kind, Slot, State};
 
@@ -44,6 +45,10 @@ pub struct Client {
     ending: bool,
     /// The books.
     pub ledger: Ledger,
+    /// The books of who was told of whom, if they are kept.
+    pub presence: Option<Presence>,
+    /// Pings answered.
+    pub pings: u64,
     /// The count of connections.
     pub census: Census,
     /// When something last went forward, in microseconds.
@@ -55,7 +60,7 @@ impl Client {
     pub fn new(args: &Args, dialer: Dialer, run: u32) -> io::Result<Self> {
         let prefix = marker::prefix(run);
         let per_room = args.publishers_per_room();
-        let posting = if args.mode == Mode::Rest { args.publishers() } else { 0 };
+        let posting = if args.posts() { args.publishers() } else { 0 };
         let kind = |i: usize| match i {
             _ if i >= args.sockets() => Kind::Http(i - args.sockets()),
             _ if i >= args.connections => Kind::Churner,
@@ -84,6 +89,8 @@ impl Client {
             reading_stalled: true,
             ending: false,
             ledger,
+            presence: args.presence.then(|| Presence::new(args.connections, args.rooms)),
+            pings: 0,
             census: Census::default(),
             progress_us: 0,
         })
@@ -253,6 +260,27 @@ impl Client {
         true
     }
 
+    /// Bytes that a connection has received.
+    pub fn received(&self, index: usize) -> u64 {
+        self.slots[index].received
+    }
+
+    /// All who have joined leave by closing their connection; nothing may have been published yet.
+    pub fn part(&mut self) {
+        for index in 0..self.slots.len() {
+            if self.slots[index].state != State::Joined {
+                continue;
+            }
+            self.send(index, frame::CLOSE, &1000_u16.to_be_bytes());
+            // If sending failed, the connection has been counted as lost, and is closed.
+            let state = self.slots[index].close();
+            self.census.leave(state);
+        }
+        if let Some(presence) = &mut self.presence {
+            presence.reset();
+        }
+    }
+
     /// Says goodbye on all connections; what ends from now on counts as nothing.
     pub fn end(&mut self) {
         self.ending = true;
@@ -375,6 +403,10 @@ impl Client {
                     if status != 201 {
                         self.ledger.error(format!("http_{status}"));
                     }
+                    let found = self.ledger.find(&bytes[used - size..used]);
+                    if status == 201 && !found.is_some_and(|marker| self.publishers[publisher].is_answer(&marker)) {
+                        self.ledger.breach("answer_to_another");
+                    }
                     self.publishers[publisher].answered += 1;
                     self.ready.push(publisher);
                     self.progress_us = self.now_us;
@@ -417,8 +449,14 @@ impl Client {
     /// Whatever is no delivery: it may be what this connection waits for.
     fn text_besides(&mut self, index: usize, payload: &[u8]) {
         self.ledger.other(payload);
+        let kind = message_type(payload);
+        if let Some(presence) = &mut self.presence
+            && let Err(code) = presence.enter(index, kind, payload)
+        {
+            self.ledger.breach(code);
+        }
         let slot = &mut self.slots[index];
-        match (slot.state, message_type(payload)) {
+        match (slot.state, kind) {
             (State::Upgraded, b"connected") => {
                 slot.state = State::Greeted;
                 self.census.opening -= 1;
@@ -433,6 +471,8 @@ impl Client {
                 self.census.joined += 1;
             }
             (State::Joining, b"error") => self.lost(index, "join_refused"),
+            // Whoever waits to be told everything makes progress by anything.
+            _ if self.presence.is_some() => {}
             _ => return,
         }
         self.progress_us = self.now_us;
@@ -441,7 +481,10 @@ impl Client {
     /// Answers a ping, notes a close; false when the connection is gone.
     fn control(&mut self, index: usize, opcode: u8, payload: &[u8]) -> bool {
         match opcode {
-            frame::PING => self.send(index, frame::PONG, payload),
+            frame::PING => {
+                self.pings += 1;
+                self.send(index, frame::PONG, payload);
+            }
             frame::PONG => {}
             frame::CLOSE => {
                 self.send(index, frame::CLOSE, payload);

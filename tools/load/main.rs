@@ -5,16 +5,18 @@
 //! `POST /api/chat/rooms/{room}/messages`. One thread serves all connections; a delivery costs it one read shared with its
 //! neighbours, a byte search and a compare, so the server is what is measured.
 //!
-//! From here down: `run` leads through the phases, `client` owns the connections (a `slot` each), `ledger` keeps the books, `publisher`
-//! fills the output; `dial`, `http`, `frame` and `marker` are the formats, `probe` asks the kernel, `report` prints.
+//! From here down: `run` leads through the phases, `client` owns the connections (a `slot` each), `ledger` keeps the books, `presence` those
+//! of who was told of whom, `publisher` fills the output; `gate` waits for another program; `dial`, `http`, `frame` and `marker` are the formats, `probe` asks the kernel, `report` prints.
 
 mod args;
 mod client;
 mod dial;
 mod frame;
+mod gate;
 mod http;
 mod ledger;
 mod marker;
+mod presence;
 mod probe;
 mod publisher;
 mod report;

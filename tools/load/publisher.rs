@@ -17,7 +17,8 @@ pub struct Publisher {
     pub slot: usize,
     /// Messages sent.
     pub sent: u32,
-    /// Messages seen by the member that watches for them: the publisher itself, or the room's first member.
+    /// Messages seen by the member that watches for them: the publisher itself, or the room's first member; the highest
+    /// number where there is no member.
     pub seen: u32,
     /// Posts answered; the highest number where nothing is answered.
     pub answered: u32,
@@ -50,8 +51,8 @@ impl Publisher {
         Self {
             slot,
             sent: 0,
-            seen: 0,
-            answered: if args.mode == Mode::Rest { 0 } else { u32::MAX },
+            seen: if args.mode == Mode::Post { u32::MAX } else { 0 },
+            answered: if args.posts() { 0 } else { u32::MAX },
             limit: COUNTER_MAX,
             // The arguments hold both within the marker's width.
             room: room as u32,
@@ -65,6 +66,11 @@ impl Publisher {
         let back = self.seen.min(self.answered);
         let in_flight = self.sent - back;
         window.saturating_sub(in_flight).min(self.limit.saturating_sub(self.sent))
+    }
+
+    /// Whether a marker is that of this publisher's next message to be answered.
+    pub fn is_answer(&self, marker: &Marker) -> bool {
+        (marker.room, marker.publisher, marker.counter) == (self.room, self.number, self.answered)
     }
 
     /// Writes the next message into `out`.
@@ -101,7 +107,7 @@ impl Template {
     fn new(args: &Args, room: usize) -> Self {
         let room = format!("{}{room}", args.room_prefix);
         let marker = "M".repeat(MARKER_BYTES);
-        if args.mode == Mode::Rest {
+        if args.posts() {
             let body = |content: &str| {
                 format!("{{\"id\":\"{marker}\",\"content\":\"{content}\",\"sender_user_id\":\"load\"}}")
             };

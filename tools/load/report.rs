@@ -26,6 +26,21 @@ pub struct ServerCost {
     pub rss_bytes_before: Option<u64>,
     /// When all had joined.
     pub rss_bytes_after: Option<u64>,
+    /// When all had left, come back and joined again.
+    pub rss_bytes_after_return: Option<u64>,
+    /// Pings that came while nothing was published.
+    pub idle_pings: Option<u64>,
+}
+
+/// What the members were sent while they joined.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// Received by all, divided by how many there are; those who joined first not counted until the others began.
+    pub bytes_per_member: f64,
+    /// Received by the one of those who joined first that received most, while the others joined.
+    pub bytes_per_s_max: Option<f64>,
+    /// From the first join to the last answer, or until all had been told everything.
+    pub join_seconds: f64,
 }
 
 /// Everything a run found.
@@ -48,6 +63,10 @@ pub struct Report<'a> {
     pub corrected_us: Histogram<u64>,
     /// The server's cost.
     pub server: ServerCost,
+    /// What the members were sent while they joined.
+    pub traffic: Traffic,
+    /// Messages received in all, measured or not.
+    pub all_deliveries: u64,
     /// CPU time of the load itself while publishing.
     pub client_cpu_us_per_delivery: Option<f64>,
     /// Messages that never came.
@@ -81,11 +100,17 @@ impl Report<'_> {
             "rate": self.args.rate,
             "published": self.published,
             "deliveries": self.deliveries,
+            "all_deliveries": self.all_deliveries,
             "seconds": rounded(self.seconds),
             "deliveries_per_s": self.rate().round(),
             "latency_us": quantiles(&self.ledger.latency_us),
             "latency_corrected_us": quantiles(&self.corrected_us),
             "server": self.args.pid.map(|_| self.server_json()),
+            "join": {
+                "bytes_per_member": rounded(self.traffic.bytes_per_member),
+                "bytes_per_s_max": self.traffic.bytes_per_s_max.map(rounded),
+                "seconds": rounded(self.traffic.join_seconds),
+            },
             "client": { "cpu_us_per_delivery": self.client_cpu_us_per_delivery.map(rounded) },
             "check": {
                 "gaps": self.ledger.gaps,
@@ -114,12 +139,14 @@ impl Report<'_> {
             "idle_cpu_percent": s.idle_cpu_percent.map(rounded),
             "rss_bytes_before": s.rss_bytes_before,
             "rss_bytes_after": s.rss_bytes_after,
-            "rss_bytes_per_connection": self.rss_per_connection().map(rounded),
+            "rss_bytes_per_connection": self.rss_per_connection(s.rss_bytes_after).map(rounded),
+            "rss_bytes_per_connection_after_return": self.rss_per_connection(s.rss_bytes_after_return).map(rounded),
+            "idle_pings": s.idle_pings,
         })
     }
 
-    fn rss_per_connection(&self) -> Option<f64> {
-        let grown = self.server.rss_bytes_after? as f64 - self.server.rss_bytes_before? as f64;
+    fn rss_per_connection(&self, after: Option<u64>) -> Option<f64> {
+        let grown = after? as f64 - self.server.rss_bytes_before? as f64;
         (self.opened > 0).then(|| grown / self.opened as f64)
     }
 
@@ -157,7 +184,7 @@ impl Report<'_> {
             "server RSS   {} MiB before, {} MiB after, {} bytes per connection",
             mib(s.rss_bytes_before),
             mib(s.rss_bytes_after),
-            number(self.rss_per_connection())
+            number(self.rss_per_connection(s.rss_bytes_after))
         )
     }
 

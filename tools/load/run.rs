@@ -13,14 +13,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::args::{Args, Mode};
 use crate::client::Client;
 use crate::dial::Dialer;
+use crate::gate::Gate;
 use crate::probe;
 use crate::publisher::Schedule;
-use crate::report::{Report, ServerCost};
+use crate::report::{Report, ServerCost, Traffic};
 
 const PATIENCE_US: u64 = 10_000_000;
 const TURN: Duration = Duration::from_millis(100);
 const STALLED_RELEASE_US: u64 = 2_000_000;
 const BAR_INTERVAL_US: u64 = 100_000;
+/// How long the first members of a room that is joined in two steps wait for the others: longer than any change of the
+/// way in which presence is told takes.
+const FIRST_SETTLE_US: u64 = 2_500_000;
+/// How long all stay away before they come back.
+const AWAY_US: u64 = 2_000_000;
 
 /// Why a phase ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +57,8 @@ pub struct Run<'a> {
     bar: ProgressBar,
     bar_us: u64,
     server: ServerCost,
+    traffic: Traffic,
+    gate: Option<Gate>,
     /// Begin and end of what is measured.
     measured: Option<(Mark, Mark)>,
     opened: usize,
@@ -72,6 +80,8 @@ impl<'a> Run<'a> {
             bar,
             bar_us: 0,
             server: ServerCost::default(),
+            traffic: Traffic::default(),
+            gate: if args.gate { Some(Gate::new()?) } else { None },
             measured: None,
             opened: 0,
             stopped: None,
@@ -85,10 +95,16 @@ impl<'a> Run<'a> {
         let any = self.client.census.open > 0;
         if reached {
             self.settle()?;
+            if self.args.returns && self.come_back()? {
+                self.hold("settle", self.args.settle_ms * 1000)?;
+                self.server.rss_bytes_after_return = self.args.pid.and_then(probe::rss_bytes);
+            }
+            self.wait_at_gate()?;
             let held = match self.args.mode {
                 Mode::Idle => self.args.measured_seconds().unwrap_or(0.0),
-                Mode::Ws | Mode::Rest => {
+                Mode::Ws | Mode::Rest | Mode::Post => {
                     self.publish()?;
+                    self.wait_at_gate()?;
                     self.args.idle_seconds
                 }
             };
@@ -121,6 +137,8 @@ impl<'a> Run<'a> {
             seconds,
             corrected_us: self.corrected(published, seconds),
             server: self.server,
+            traffic: self.traffic,
+            all_deliveries: ledger.deliveries,
             client_cpu_us_per_delivery: (deliveries > 0).then(|| client_us / deliveries as f64),
             missing: ledger.missing(self.client.sent()),
             stopped: self.stopped.clone(),
@@ -143,52 +161,109 @@ impl<'a> Run<'a> {
     fn connect(&mut self) -> io::Result<bool> {
         self.server.rss_bytes_before = self.args.pid.and_then(probe::rss_bytes);
         let begin = self.mark();
-        let (sockets, opening) = (self.args.sockets(), self.args.opening);
-        let mut next = 0;
-        self.phase("connect", sockets as u64);
-        let end = self.drive(None, true, |client| {
-            while next < sockets && client.census.opening < opening && client.census.failed == 0 {
-                client.open(next);
-                next += 1;
-            }
-            client.census.open as u64
-        })?;
+        let sockets = self.args.sockets();
+        let end = self.open(0, sockets)?;
         self.opened = self.client.census.open;
-        let mark = self.mark();
-        let cpu_us = cpu_us(begin, mark);
+        let cpu_us = cpu_us(begin, self.mark());
         self.server.connect_cpu_us_per_connection = cpu_us.map(|us| us / self.opened.max(1) as f64);
         if !self.passed("connect", end) {
             return Ok(false);
         }
         // What posts is opened apart: it is no member.
-        let all = self.client.size();
-        let mut next = sockets;
+        let end = self.open(sockets, self.client.size())?;
+        Ok(self.passed("connect", end))
+    }
+
+    /// Opens the connections from `next` up to `all`, all before `next` being open.
+    fn open(&mut self, mut next: usize, all: usize) -> io::Result<End> {
+        let opening = self.args.opening;
         self.phase("connect", all as u64);
-        let end = self.drive(None, true, |client| {
-            while next < all && client.census.opening < opening {
+        self.drive(None, true, |client| {
+            while next < all && client.census.opening < opening && client.census.failed == 0 {
                 client.open(next);
                 next += 1;
             }
             client.census.open as u64
-        })?;
-        Ok(self.passed("connect", end))
+        })
     }
 
+    /// All join; where presence is checked, until all have been told of all others.
     fn join(&mut self) -> io::Result<bool> {
         let begin = self.mark();
-        let (sockets, joining) = (self.args.sockets(), self.args.joining);
-        let mut next = 0;
-        self.phase("join", sockets as u64);
-        let end = self.drive(None, true, |client| {
-            while next < sockets && client.census.joining < joining {
+        let first = self.args.join_first;
+        if first > 0 {
+            let end = self.join_members(0, first, None)?;
+            if !self.passed("join", end) {
+                return Ok(false);
+            }
+            self.hold("join", FIRST_SETTLE_US)?;
+        }
+        let sockets = self.args.sockets();
+        let received = |client: &Client| (0..sockets).map(|index| client.received(index)).collect::<Vec<_>>();
+        let (before, before_us) = (received(&self.client), self.client.clock_us());
+        let end = self.join_members(first, sockets, self.args.join_rate)?;
+        self.server.join_cpu_us_total = cpu_us(begin, self.mark());
+        let seconds = (self.client.clock_us() - before_us).max(1) as f64 / 1e6;
+        let grown = received(&self.client).into_iter().zip(before).map(|(after, before)| (after - before) as f64);
+        let grown: Vec<f64> = grown.collect();
+        let most = grown[..first].iter().copied().fold(0.0, f64::max);
+        self.traffic = Traffic {
+            bytes_per_member: grown.iter().fold(0.0, |sum, bytes| sum + bytes) / sockets.max(1) as f64,
+            bytes_per_s_max: (first > 0).then_some(most / seconds),
+            join_seconds: seconds,
+        };
+        self.client.read_stalled(false);
+        Ok(self.passed("join", end))
+    }
+
+    /// Those from `next` up to `all` join, all before `next` having joined; at a rate, or as many at once as is allowed.
+    fn join_members(&mut self, mut next: usize, all: usize, rate: Option<f64>) -> io::Result<End> {
+        let joining = self.args.joining;
+        let is_last = all == self.args.sockets();
+        let mut schedule = rate.map(|rate| Schedule::new(rate, self.client.clock_us()));
+        self.phase("join", all as u64);
+        self.drive(None, true, |client| {
+            while next < all && client.census.joining < joining {
+                if let Some(schedule) = &mut schedule {
+                    if schedule.due_us() > client.clock_us() {
+                        break;
+                    }
+                    schedule.advance();
+                }
                 client.join(next);
                 next += 1;
             }
-            client.census.joined as u64
-        })?;
-        self.server.join_cpu_us_total = cpu_us(begin, self.mark());
-        self.client.read_stalled(false);
-        Ok(self.passed("join", end))
+            match &client.presence {
+                Some(presence) if is_last => presence.complete() as u64,
+                _ => client.census.joined as u64,
+            }
+        })
+    }
+
+    /// All leave, and when the server has had time to notice, all come back.
+    fn come_back(&mut self) -> io::Result<bool> {
+        self.client.part();
+        self.hold("away", AWAY_US)?;
+        let sockets = self.args.sockets();
+        let end = self.open(0, sockets)?;
+        if !self.passed("return", end) {
+            return Ok(false);
+        }
+        let end = self.join_members(0, sockets, None)?;
+        Ok(self.passed("return", end))
+    }
+
+    /// Waits until another program says that it goes on, if one is to.
+    fn wait_at_gate(&mut self) -> io::Result<()> {
+        let Some(mut gate) = self.gate.take() else {
+            return Ok(());
+        };
+        self.phase("gate", 1);
+        let end = self.drive(None, false, |_| u64::from(gate.is_open()))?;
+        gate.pass();
+        self.gate = Some(gate);
+        self.passed("gate", end);
+        Ok(())
     }
 
     fn settle(&mut self) -> io::Result<()> {
@@ -239,9 +314,10 @@ impl<'a> Run<'a> {
         if seconds == 0.0 {
             return Ok(());
         }
-        let begin = self.mark();
+        let (begin, pings) = (self.mark(), self.client.pings);
         self.hold("idle", microseconds(seconds))?;
         let mark = self.mark();
+        self.server.idle_pings = Some(self.client.pings - pings);
         let wall_us = (mark.at_us - begin.at_us).max(1) as f64;
         self.server.idle_cpu_percent = cpu_us(begin, mark).map(|us| us * 100.0 / wall_us);
         Ok(())
@@ -286,7 +362,11 @@ impl<'a> Run<'a> {
             }
             // The poll's clock ticks in milliseconds; what is due sooner is waited for awake.
             let wait_us = next_us.saturating_sub(self.client.clock_us());
-            let wait = Duration::from_millis(wait_us / 1000).min(TURN);
+            let wait = match self.args.drowsy {
+                true => Duration::from_micros(wait_us),
+                false => Duration::from_millis(wait_us / 1000),
+            };
+            let wait = wait.min(TURN);
             self.client.turn(wait)?;
             if now_us >= self.bar_us {
                 let count = match until_us {
@@ -388,7 +468,7 @@ impl<'a> Run<'a> {
         let why = match end {
             End::Reached => return true,
             // Cutting a wait short takes nothing from what was found.
-            End::Interrupted if !matches!(phase, "connect" | "join") => return true,
+            End::Interrupted if !matches!(phase, "connect" | "join" | "return") => return true,
             End::Interrupted => "interrupted",
             End::Deadline => "the deadline passed",
             End::NoProgress => "no progress for 10 s",
@@ -410,6 +490,9 @@ impl<'a> Run<'a> {
     }
 
     fn phase(&mut self, name: &'static str, length: u64) {
+        if self.args.announce {
+            eprintln!("phase {name}");
+        }
         self.bar.reset();
         self.bar.set_message(name);
         self.bar.set_length(length);

@@ -54,6 +54,8 @@ pub struct Slot {
     pub room: u32,
     /// The peer has sent its last byte: a short read no longer means that an event will follow.
     pub read_closed: bool,
+    /// Bytes received in all, also by earlier sockets.
+    pub received: u64,
     /// What is still to be written.
     pub out: Vec<u8>,
     /// The beginning of what was not whole when it was read.
@@ -63,7 +65,16 @@ pub struct Slot {
 impl Slot {
     /// A connection that is not open yet.
     pub fn new(kind: Kind, room: u32) -> Self {
-        Self { stream: None, state: State::Closed, kind, room, read_closed: false, out: Vec::new(), tail: Vec::new() }
+        Self {
+            stream: None,
+            state: State::Closed,
+            kind,
+            room,
+            read_closed: false,
+            received: 0,
+            out: Vec::new(),
+            tail: Vec::new(),
+        }
     }
 
     /// Reads into `buffer`, behind what was kept, and grows it if there is no room. Says how much is then filled; `None`
@@ -80,7 +91,10 @@ impl Slot {
         loop {
             match stream.read(&mut buffer[held..]) {
                 Ok(0) => return Ok(Some(0)),
-                Ok(count) => return Ok(Some(held + count)),
+                Ok(count) => {
+                    self.received += count as u64;
+                    return Ok(Some(held + count));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
