@@ -3,6 +3,20 @@
 use std::fs;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
+/// The machine and the versions.
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) kernel: String,
+    pub(crate) rustc: String,
+    pub(crate) node: String,
+    pub(crate) commit: String,
+    /// In UTC, when the comparison began.
+    pub(crate) date: String,
+}
+
 /// An error unless server and load can have a core each.
 pub(crate) fn require_two_cores() -> Result<(), String> {
     match std::thread::available_parallelism() {
@@ -11,21 +25,38 @@ pub(crate) fn require_two_cores() -> Result<(), String> {
     }
 }
 
-/// A few lines on machine and versions.
-pub(crate) fn describe() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let mut commit = output("git", &["rev-parse", "--short=12", "HEAD"]);
-    if !output("git", &["status", "--porcelain"]).is_empty() {
-        commit.push_str(" with changes");
+impl Machine {
+    /// This machine, now.
+    pub(crate) fn this() -> Self {
+        let mut commit = output("git", &["rev-parse", "--short=12", "HEAD"]);
+        if commit.is_empty() {
+            commit.push_str("unknown");
+        } else if !output("git", &["status", "--porcelain"]).is_empty() {
+            commit.push_str(" with changes");
+        }
+        Self {
+            cpu: cpu_model(),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: output("uname", &["-r"]),
+            rustc: output("rustc", &["--version"]),
+            node: output("node", &["--version"]),
+            commit,
+            date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+        }
     }
-    format!(
-        "cpu: {}, {cores} cores; kernel: {}\nrustc: {}; node: {}\ncommit: {}\n",
-        cpu_model(),
-        output("uname", &["-r"]),
-        output("rustc", &["--version"]),
-        output("node", &["--version"]),
-        if commit.is_empty() { "unknown" } else { &commit },
-    )
+
+    /// A few lines.
+    pub(crate) fn text(&self) -> String {
+        let Self { cpu, cores, kernel, rustc, node, commit, date } = self;
+        format!("cpu: {cpu}, {cores} cores; kernel: {kernel}\nrustc: {rustc}; node: {node}\ncommit: {commit}; {date}\n")
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let Self { cpu, cores, kernel, rustc, node, commit, date } = self;
+        json!({
+            "cpu": cpu, "cores": cores, "kernel": kernel, "rustc": rustc, "node": node, "commit": commit, "date": date,
+        })
+    }
 }
 
 fn cpu_model() -> String {

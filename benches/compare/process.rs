@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,16 @@ impl Process {
         self.child.id()
     }
 
+    /// Its standard input, where that is a pipe.
+    pub(crate) fn take_input(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Asks the process to end what it does.
+    pub(crate) fn interrupt(&mut self) {
+        self.signal("-INT");
+    }
+
     /// An error if the process has ended.
     pub(crate) fn check_runs(&mut self) -> Result<(), String> {
         match self.status()? {
@@ -64,6 +74,13 @@ impl Process {
         }
     }
 
+    fn signal(&mut self, signal: &str) {
+        if matches!(self.status(), Ok(None)) {
+            // The child has not been waited for, so its id cannot belong to another process.
+            let _ = Command::new("kill").args([signal, &self.id().to_string()]).stderr(Stdio::null()).status();
+        }
+    }
+
     fn status(&mut self) -> Result<Option<ExitStatus>, String> {
         self.child.try_wait().map_err(|error| format!("{}: {error}", self.name))
     }
@@ -74,8 +91,7 @@ impl Drop for Process {
         if matches!(self.status(), Ok(Some(_))) {
             return;
         }
-        // The child has not been waited for, so its id cannot belong to another process.
-        let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).stderr(Stdio::null()).status();
+        self.signal("-TERM");
         if self.wait(TERM_GRACE).is_err() {
             let _ = self.child.kill();
             let _ = self.child.wait();

@@ -55,7 +55,7 @@ impl Programs {
     /// The program of a server and its arguments.
     pub(crate) fn command_line(&self, server: Server) -> Vec<OsString> {
         match server {
-            Server::Ours => {
+            Server::Ours | Server::OursTwo | Server::OursFour => {
                 let path = self.server.clone().unwrap_or_default();
                 vec![path.into(), "serve".into()]
             }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,28 +11,43 @@ use serde_json::Value;
 
 use crate::process::{Process, bound_command};
 use crate::programs::Programs;
-use crate::scenario::{Mode, Scenario, Server};
+use crate::scenario::{Kind, Load, Scenario, Server, Time};
 
 const SERVER_CPU: u32 = 0;
 const LOAD_CPU: &str = "1";
 const SECRET: &str = "the secret of the comparison, not of any service";
 const API_KEY: &str = "the-api-key-of-the-comparison";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-const IDLE_SECONDS: f64 = 0.2;
-const LOAD_DEADLINE_S: u64 = 120;
+const OVER_SECONDS: f64 = 0.2;
+const LOAD_DEADLINE_S: u64 = 180;
 const PORT_FIRST: u16 = 20_000;
 const PORT_END: u16 = 32_768;
 const LOG_TAIL_BYTES: usize = 2_000;
 
 /// What one run measured.
-#[derive(Clone, Debug)]
-pub(crate) struct Figures {
-    /// The scenario's metric, in its unit.
-    pub(crate) value: f64,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measured {
+    /// The scenario's figures by name, as far as this server has them.
+    pub(crate) figures: Vec<(&'static str, f64)>,
     /// Nothing where nothing was published.
     pub(crate) deliveries_per_s: Option<f64>,
     /// Nothing where nothing was published.
     pub(crate) latency_p99_us: Option<f64>,
+}
+
+/// Why a run has no figures.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// Something was delivered wrongly, or a program failed.
+    Invalid(String),
+    /// This machine lacks what is needed.
+    Skipped(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Invalid(why)
+    }
 }
 
 /// Starts the servers and the load, one run after the other.
@@ -41,6 +56,15 @@ pub(crate) struct Runner<'a> {
     seconds: f64,
     port_next: u16,
     port_end: u16,
+}
+
+/// A server that runs, and where what it and its load print goes.
+pub(crate) struct Running {
+    pub(crate) process: Process,
+    pub(crate) server: Server,
+    pub(crate) port: u16,
+    logs: PathBuf,
+    stem: String,
 }
 
 impl<'a> Runner<'a> {
@@ -55,24 +79,71 @@ impl<'a> Runner<'a> {
         Ok(Self { programs, seconds: if quick { 1.0 } else { 3.0 }, port_next: PORT_FIRST + offset as u16, port_end })
     }
 
-    /// Measures one server in one scenario; an error if it cannot be, or if it delivered wrongly.
-    pub(crate) fn run(&mut self, scenario: &Scenario, server: Server, round: usize) -> Result<Figures, String> {
-        let port = self.free_port()?;
+    /// Measures one server in one scenario; a failure if it cannot be, or if it delivered wrongly.
+    pub(crate) fn run(&mut self, scenario: &Scenario, server: Server, round: usize) -> Result<Measured, Failure> {
         let stem = format!("{}-{}-{}", scenario.name, server.name(), round + 1);
-        let log = |suffix: &str| self.programs.logs.join(format!("{stem}.{suffix}"));
-        let mut process = Process::start(
-            server.name(),
-            &mut self.server_command(server, port),
-            &log("server.out"),
-            &log("server.err"),
-        )?;
-        let result = wait_until_listening(&mut process, port)
-            .and_then(|()| self.load(scenario, &process, port, &log("load.json"), &log("load.err")))
-            .and_then(|figures| process.check_runs().map(|()| figures));
-        result.map_err(|error| {
-            let (server, load) = (tail(log("server.err")), tail(log("load.err")));
-            format!("{error}\n  load: {load}\n  server: {server}")
-        })
+        match scenario.kind {
+            Kind::Load(load) => {
+                let mut running = self.start(server, &stem)?;
+                let outcome = self.load(&mut running, &load)?;
+                measured(scenario, server, &outcome).map_err(Failure::from)
+            }
+            Kind::Gather => self.gather(scenario, server, &stem).map_err(Failure::from),
+            Kind::Fair => self.fair(server, &stem).map_err(Failure::from),
+            Kind::SystemCalls => self.system_calls(server, &stem),
+        }
+    }
+
+    /// How long one publishes in this comparison.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Starts a server on a free port and waits until it listens.
+    pub(crate) fn start(&mut self, server: Server, stem: &str) -> Result<Running, String> {
+        let port = self.free_port()?;
+        let logs = self.programs.logs.clone();
+        let log = |suffix: &str| logs.join(format!("{stem}.{suffix}"));
+        let mut command = self.server_command(server, port);
+        let mut process = Process::start(server.name(), &mut command, &log("server.out"), &log("server.err"))?;
+        wait_until_listening(&mut process, port)
+            .map_err(|error| format!("{error}\n  server: {}", tail(log("server.err"))))?;
+        Ok(Running { process, server, port, logs, stem: stem.to_owned() })
+    }
+
+    /// Runs a load to its end; the outcome if everything was delivered correctly.
+    pub(crate) fn load(&self, running: &mut Running, load: &Load) -> Result<Value, String> {
+        let mut command = self.load_command(running, load);
+        let mut process = running.start_load(&mut command, "load")?;
+        running.finish(&mut process, "load", LOAD_DEADLINE_S + 30)
+    }
+
+    /// The load generator with all its arguments.
+    pub(crate) fn load_command(&self, running: &Running, load: &Load) -> Command {
+        let seconds = match load.time {
+            Time::Over => OVER_SECONDS,
+            Time::Publish => self.seconds,
+            Time::Seconds(seconds) => seconds,
+        };
+        let mut command = bound_command(self.programs.load.as_os_str(), None);
+        command
+            .args(["--address", &format!("127.0.0.1:{}", running.port)])
+            .args(["--secret", SECRET, "--api-key", API_KEY])
+            .args(["--connections", &load.connections.to_string()])
+            .args(["--rooms", &load.rooms.to_string()])
+            .args(["--mode", load.mode])
+            .args(["--window", &load.window.to_string()])
+            .args(["--seconds", &seconds.to_string()])
+            .args(["--opening", "64", "--sources", "4"])
+            .args(["--pid", &running.process.id().to_string()])
+            .args(["--pin", LOAD_CPU, "--json"])
+            .args(["--deadline", &LOAD_DEADLINE_S.to_string()])
+            .args(load.extra)
+            .current_dir(&self.programs.logs);
+        if running.server.threads().is_some() {
+            command.args(load.extra_ours);
+        }
+        command
     }
 
     fn server_command(&self, server: Server, port: u16) -> Command {
@@ -92,49 +163,10 @@ impl<'a> Runner<'a> {
             .env("PORT", port.to_string())
             .env("WS_PORT", port.to_string())
             .env("NODE_ENV", "production");
-        if server == Server::Ours {
-            command.env("CHAT_LISTEN", "127.0.0.1").env("CHAT_THREADS", "1").env("CHAT_RATES", "off");
+        if let Some(threads) = server.threads() {
+            command.env("CHAT_LISTEN", "127.0.0.1").env("CHAT_THREADS", threads.to_string()).env("CHAT_RATES", "off");
         }
         command
-    }
-
-    fn load(
-        &self,
-        scenario: &Scenario,
-        server: &Process,
-        port: u16,
-        stdout: &Path,
-        stderr: &Path,
-    ) -> Result<Figures, String> {
-        let seconds = match scenario.mode {
-            // What is measured is over when nothing but idling is left.
-            Mode::Idle => IDLE_SECONDS,
-            Mode::WebSocket | Mode::Rest => self.seconds,
-        };
-        let mut command = bound_command(self.programs.load.as_os_str(), None);
-        command
-            .args(["--address", &format!("127.0.0.1:{port}")])
-            .args(["--secret", SECRET, "--api-key", API_KEY])
-            .args(["--connections", &scenario.connections.to_string()])
-            .args(["--rooms", &scenario.rooms.to_string()])
-            .args(["--mode", scenario.mode.name()])
-            .args(["--window", &scenario.window.to_string()])
-            .args(["--seconds", &seconds.to_string()])
-            .args(["--opening", "64", "--sources", "4"])
-            .args(["--pid", &server.id().to_string()])
-            .args(["--pin", LOAD_CPU, "--json", "--settle-ms", "500"])
-            .args(["--deadline", &LOAD_DEADLINE_S.to_string()])
-            .current_dir(&self.programs.logs);
-        let mut load = Process::start("load", &mut command, stdout, stderr)?;
-        let status = load.wait(Duration::from_secs(LOAD_DEADLINE_S + 30))?;
-        let text = fs::read_to_string(stdout).map_err(|error| error.to_string())?;
-        let outcome: Value =
-            serde_json::from_str(text.trim()).map_err(|error| format!("load printed no JSON ({error}), {status}"))?;
-        if !status.success() || outcome["ok"] != Value::Bool(true) {
-            let (check, stopped) = (&outcome["check"], &outcome["stopped"]);
-            return Err(format!("not delivered correctly: {check}, stopped: {stopped}"));
-        }
-        figures(scenario, &outcome)
     }
 
     fn free_port(&mut self) -> Result<u16, String> {
@@ -152,14 +184,69 @@ impl<'a> Runner<'a> {
     }
 }
 
-fn figures(scenario: &Scenario, outcome: &Value) -> Result<Figures, String> {
-    let number = |pointer: &str| outcome.pointer(pointer).and_then(Value::as_f64);
-    let published = |pointer: &str| (scenario.mode != Mode::Idle).then(|| number(pointer)).flatten();
-    let pointer = scenario.metric.pointer();
-    Ok(Figures {
-        value: number(pointer).ok_or(format!("load does not say {pointer}"))?,
-        deliveries_per_s: published("/deliveries_per_s"),
-        latency_p99_us: published("/latency_us/p99"),
+impl Running {
+    /// A file of this run.
+    pub(crate) fn log(&self, suffix: &str) -> PathBuf {
+        self.logs.join(format!("{}.{suffix}", self.stem))
+    }
+
+    /// Starts a load, whose output goes to files of this name.
+    pub(crate) fn start_load(&self, command: &mut Command, name: &str) -> Result<Process, String> {
+        let (out, err) = (self.log(&format!("{name}.json")), self.log(&format!("{name}.err")));
+        Process::start(name, command, &out, &err)
+    }
+
+    /// Waits for a load to end; its outcome if everything was delivered correctly and the server still runs.
+    pub(crate) fn finish(&mut self, load: &mut Process, name: &str, timeout_s: u64) -> Result<Value, String> {
+        let outcome = self.outcome(load, name, timeout_s);
+        let outcome = outcome.and_then(|outcome| self.process.check_runs().map(|()| outcome));
+        outcome.map_err(|error| {
+            let (server, load) = (tail(self.log("server.err")), tail(self.log(&format!("{name}.err"))));
+            format!("{error}\n  {name}: {load}\n  server: {server}")
+        })
+    }
+
+    fn outcome(&self, load: &mut Process, name: &str, timeout_s: u64) -> Result<Value, String> {
+        let status = load.wait(Duration::from_secs(timeout_s))?;
+        let text = fs::read_to_string(self.log(&format!("{name}.json"))).map_err(|error| error.to_string())?;
+        let outcome: Value =
+            serde_json::from_str(text.trim()).map_err(|error| format!("load printed no JSON ({error}), {status}"))?;
+        if !status.success() || outcome["ok"] != Value::Bool(true) {
+            let (check, stopped) = (&outcome["check"], &outcome["stopped"]);
+            return Err(format!("not delivered correctly: {check}, stopped: {stopped}"));
+        }
+        Ok(outcome)
+    }
+}
+
+/// A number in the load generator's outcome.
+pub(crate) fn number(outcome: &Value, pointer: &str) -> Result<f64, String> {
+    let number = outcome.pointer(pointer).and_then(Value::as_f64);
+    number.ok_or_else(|| format!("load does not say {pointer}"))
+}
+
+fn measured(scenario: &Scenario, server: Server, outcome: &Value) -> Result<Measured, String> {
+    let mut figures = Vec::new();
+    for figure in scenario.figures {
+        match number(outcome, figure.pointer) {
+            Ok(value) => figures.push((figure.name, value * figure.scale)),
+            // What only this server is asked for, the others do not have.
+            Err(error) if server.threads().is_some() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    if scenario.name == "idle" {
+        let (pings, connections) = (number(outcome, "/server/idle_pings")?, number(outcome, "/connections")?);
+        if pings < connections {
+            return Err(format!("only {pings} pings came to {connections} connections"));
+        }
+    }
+    let published = outcome["published"].as_u64().is_some_and(|published| published > 0);
+    let flow = |pointer: &str| number(outcome, pointer).ok().filter(|_| published);
+    Ok(Measured {
+        figures,
+        deliveries_per_s: flow("/deliveries_per_s").filter(|&per_s| per_s > 0.0),
+        latency_p99_us: flow("/latency_us/p99"),
     })
 }
 

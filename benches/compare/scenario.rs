@@ -1,97 +1,279 @@
 //! What is measured, and on whom: the tables of scenarios and servers.
+//!
+//! A scenario is what is run; a figure is what comes of it, and its name is found once in the table.
 
-/// One situation, in which every server is measured.
-#[derive(Debug, PartialEq)]
+/// One situation, in which servers are measured in turn.
+#[derive(Debug)]
 pub(crate) struct Scenario {
     /// As given on the command line.
     pub(crate) name: &'static str,
     /// For the reader of the report.
     pub(crate) what: &'static str,
-    /// Connections opened; they are spread evenly over the rooms.
-    pub(crate) connections: u32,
-    /// Rooms, each with one publisher unless the mode is `idle`.
-    pub(crate) rooms: u32,
-    /// How messages are published.
-    pub(crate) mode: Mode,
-    /// Messages in flight per publisher.
-    pub(crate) window: u32,
-    /// The figure compared.
-    pub(crate) metric: Metric,
-    /// Whether the slowest server takes so long to fill its rooms that two rounds of it must do.
-    pub(crate) is_long: bool,
+    /// Who takes part.
+    pub(crate) servers: &'static [Server],
+    /// How it is run.
+    pub(crate) kind: Kind,
+    /// What comes of it.
+    pub(crate) figures: &'static [Figure],
+    /// Rounds at most, however many are asked for: some take long.
+    pub(crate) rounds_max: usize,
+    /// Rounds at most of the Node `ws` server, which takes longest.
+    pub(crate) rounds_max_ws: usize,
 }
 
+/// Scenarios are the same if their names are.
+impl PartialEq for Scenario {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+/// How a scenario is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// One load against one server.
+    Load(Load),
+    /// Everybody joins one room: three sizes at once, and then the largest over a few seconds.
+    Gather,
+    /// Many small rooms, first alone, then beside a large one.
+    Fair,
+    /// Two loads, each while `strace` counts the server's system calls.
+    SystemCalls,
+}
+
+/// What the load generator is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Connections opened; they are spread evenly over the rooms.
+    pub(crate) connections: u32,
+    pub(crate) rooms: u32,
+    /// How messages are published, as the load generator calls it.
+    pub(crate) mode: &'static str,
+    /// Messages in flight per publisher.
+    pub(crate) window: u32,
+    pub(crate) time: Time,
+    /// Further arguments.
+    pub(crate) extra: &'static [&'static str],
+    /// Further arguments for this server alone.
+    pub(crate) extra_ours: &'static [&'static str],
+}
+
+/// How long a load lasts once all have joined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Time {
+    /// As long as one publishes in this comparison.
+    Publish,
+    /// What is measured is over when nothing but idling is left.
+    Over,
+    /// So many seconds.
+    Seconds(f64),
+}
+
+/// A number that comes of a scenario; less is better for each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    /// Where the load generator's JSON has it; empty if it is made of several runs.
+    pub(crate) pointer: &'static str,
+    /// What the pointer's value is multiplied by to have the unit.
+    pub(crate) scale: f64,
+}
+
+const fn figure(name: &'static str, unit: &'static str, pointer: &'static str) -> Figure {
+    Figure { name, unit, pointer, scale: 1.0 }
+}
+
+const fn delivery(name: &'static str) -> Figure {
+    figure(name, "us/delivery", "/server/cpu_us_per_delivery")
+}
+
+const fn load(connections: u32, rooms: u32, mode: &'static str, window: u32) -> Load {
+    Load { connections, rooms, mode, window, time: Time::Publish, extra: &[], extra_ours: &[] }
+}
+
+const fn idle(connections: u32, rooms: u32) -> Load {
+    Load { time: Time::Over, ..load(connections, rooms, "idle", 1) }
+}
+
+const fn scenario(
+    name: &'static str,
+    what: &'static str,
+    servers: &'static [Server],
+    kind: Kind,
+    figures: &'static [Figure],
+) -> Scenario {
+    Scenario { name, what, servers, kind, figures, rounds_max: usize::MAX, rounds_max_ws: 2 }
+}
+
+const ALL: &[Server] = &Server::ALL;
+const OURS: &[Server] = &[Server::Ours];
+const LIBRARIES: &[Server] = &[Server::Ours, Server::Uws];
+
 /// All scenarios, in the order in which they run.
-pub(crate) static SCENARIOS: [Scenario; 7] = [
+pub(crate) static SCENARIOS: [Scenario; 16] = [
     Scenario {
-        name: "F1",
-        what: "1 room, 1,000 members, one publisher, 1 reaction in flight",
-        connections: 1_000,
-        rooms: 1,
-        mode: Mode::WebSocket,
-        window: 1,
-        metric: Metric::CpuPerDelivery,
-        is_long: false,
+        rounds_max_ws: usize::MAX,
+        ..scenario(
+            "F1",
+            "1 room, 1,000 members, one publisher, 1 reaction in flight",
+            ALL,
+            Kind::Load(load(1_000, 1, "ws", 1)),
+            &[delivery("F1")],
+        )
     },
     Scenario {
-        name: "F16",
-        what: "1 room, 1,000 members, one publisher, 16 reactions in flight",
-        connections: 1_000,
-        rooms: 1,
-        mode: Mode::WebSocket,
-        window: 16,
-        metric: Metric::CpuPerDelivery,
-        is_long: false,
+        rounds_max_ws: usize::MAX,
+        ..scenario(
+            "F16",
+            "1 room, 1,000 members, one publisher, 16 reactions in flight",
+            ALL,
+            Kind::Load(load(1_000, 1, "ws", 16)),
+            &[delivery("F16")],
+        )
     },
     Scenario {
-        name: "R100",
-        what: "100 rooms of 100 members, a publisher in each, 1 reaction in flight",
-        connections: 10_000,
-        rooms: 100,
-        mode: Mode::WebSocket,
-        window: 1,
-        metric: Metric::CpuPerDelivery,
-        is_long: true,
+        rounds_max: 5,
+        ..scenario(
+            "R100",
+            "100 rooms of 100 members, a publisher in each, 1 reaction in flight",
+            ALL,
+            Kind::Load(load(10_000, 100, "ws", 1)),
+            &[delivery("R100")],
+        )
+    },
+    scenario(
+        "P1",
+        "1 room, 1,000 members, POST on one keep-alive connection, 1 in flight",
+        ALL,
+        Kind::Load(load(1_000, 1, "rest", 1)),
+        &[delivery("P1")],
+    ),
+    scenario(
+        "P16",
+        "1 room, 1,000 members, POST on one keep-alive connection, 16 pipelined",
+        ALL,
+        Kind::Load(load(1_000, 1, "rest", 16)),
+        &[delivery("P16")],
+    ),
+    scenario(
+        "post",
+        "POST to a room without members, 64 connections, 16 pipelined on each",
+        &[Server::Ours, Server::Uws, Server::Floor],
+        Kind::Load(Load { extra: &["--http-connections", "64"], ..load(0, 1, "post", 16) }),
+        &[figure("post", "us/request", "/server/cpu_us_per_published")],
+    ),
+    scenario(
+        "connect",
+        "4,000 connections accepted, upgraded and greeted, 64 opening at a time",
+        ALL,
+        Kind::Load(idle(4_000, 40)),
+        &[figure("connect", "us/connection", "/server/connect_cpu_us_per_connection")],
+    ),
+    Scenario {
+        rounds_max: 3,
+        ..scenario(
+            "storm",
+            "19,000 connections join 190 rooms at once; from the first join sent until each member has been told of all \
+             100 of its room; then all leave, come back and join again",
+            LIBRARIES,
+            Kind::Load(Load {
+                extra: &["--joining", "19000", "--presence", "--settle-ms", "3000"],
+                extra_ours: &["--return"],
+                ..idle(19_000, 190)
+            }),
+            &[
+                Figure { scale: 1e-3, ..figure("storm", "ms of CPU", "/server/join_cpu_us_total") },
+                figure("memory-storm", "B/connection", "/server/rss_bytes_per_connection"),
+                figure("memory-return", "B/connection", "/server/rss_bytes_per_connection_after_return"),
+            ],
+        )
     },
     Scenario {
-        name: "P1",
-        what: "1 room, 1,000 members, POST on one keep-alive connection, 1 in flight",
-        connections: 1_000,
-        rooms: 1,
-        mode: Mode::Rest,
-        window: 1,
-        metric: Metric::CpuPerDelivery,
-        is_long: false,
+        rounds_max: 3,
+        ..scenario(
+            "gather",
+            "2,500, 5,000 and 10,000 connections join one room at once: bytes that a member receives; then 9,000 join \
+             1,000 within 5 s: the most that one of the 1,000 receives",
+            OURS,
+            Kind::Gather,
+            &[
+                figure("gather-2500", "B/member", ""),
+                figure("gather-5000", "B/member", ""),
+                figure("gather-10000", "B/member", ""),
+                figure("gather-growth", "x", ""),
+                figure("gather-rate", "B/s", "/join/bytes_per_s_max"),
+            ],
+        )
     },
     Scenario {
-        name: "P16",
-        what: "1 room, 1,000 members, POST on one keep-alive connection, 16 pipelined",
-        connections: 1_000,
-        rooms: 1,
-        mode: Mode::Rest,
-        window: 16,
-        metric: Metric::CpuPerDelivery,
-        is_long: false,
+        rounds_max: 3,
+        ..scenario(
+            "memory",
+            "19,000 connections open, joined to 190 rooms, idle: growth of RSS",
+            ALL,
+            Kind::Load(idle(19_000, 190)),
+            &[figure("memory", "B/connection", "/server/rss_bytes_per_connection")],
+        )
     },
     Scenario {
-        name: "connect",
-        what: "4,000 connections accepted, upgraded and greeted, 64 opening at a time",
-        connections: 4_000,
-        rooms: 40,
-        mode: Mode::Idle,
-        window: 1,
-        metric: Metric::ConnectCpu,
-        is_long: false,
+        rounds_max: 3,
+        ..scenario(
+            "idle",
+            "19,000 joined connections that do nothing but answer pings, one each in 30 s",
+            OURS,
+            Kind::Load(Load { time: Time::Seconds(31.0), ..idle(19_000, 190) }),
+            &[figure("idle", "% of a core", "/server/idle_cpu_percent")],
+        )
+    },
+    scenario(
+        "F1x2",
+        "F1 with two threads, and with one, all on one core",
+        &[Server::Ours, Server::OursTwo],
+        Kind::Load(load(1_000, 1, "ws", 1)),
+        &[delivery("F1x2")],
+    ),
+    scenario(
+        "F1x4",
+        "F1 with four threads, and with one, all on one core",
+        &[Server::Ours, Server::OursFour],
+        Kind::Load(load(1_000, 1, "ws", 1)),
+        &[delivery("F1x4")],
+    ),
+    Scenario {
+        rounds_max: 3,
+        ..scenario(
+            "fair",
+            "1,000 rooms of 5 with 1 message a second in each, alone and beside a room of 10,000 with 5 messages a \
+             second, whose load runs only when the core is idle: 99th percentile of the small rooms' latency",
+            OURS,
+            Kind::Fair,
+            &[figure("fair-alone", "us", ""), figure("fair-beside", "us", ""), figure("fair", "x", "")],
+        )
     },
     Scenario {
-        name: "memory",
-        what: "19,000 connections open, joined to 190 rooms, idle: growth of RSS",
-        connections: 19_000,
-        rooms: 190,
-        mode: Mode::Idle,
-        window: 1,
-        metric: Metric::Memory,
-        is_long: true,
+        rounds_max: 3,
+        ..scenario(
+            "calls",
+            "system calls of all threads, counted by strace, in F1 and F16, from the first message to the last delivery",
+            OURS,
+            Kind::SystemCalls,
+            &[
+                figure("calls-F1", "calls/delivery", ""),
+                figure("calls-F16", "calls/delivery", ""),
+                figure("epoll_ctl", "calls", ""),
+            ],
+        )
+    },
+    Scenario {
+        rounds_max: 2,
+        ..scenario(
+            "fair-uws",
+            "fair, for uWebSockets.js",
+            &[Server::Uws],
+            Kind::Fair,
+            &[figure("fair-alone", "us", ""), figure("fair-beside", "us", ""), figure("fair", "x", "")],
+        )
     },
 ];
 
@@ -101,54 +283,14 @@ impl Scenario {
         SCENARIOS.iter().find(|scenario| scenario.name == name)
     }
 
+    /// Whether it runs unless others are named.
+    pub(crate) fn is_default(&self) -> bool {
+        self.servers.contains(&Server::Ours)
+    }
+
     /// How many rounds at most a server takes part in.
     pub(crate) fn rounds_max(&self, server: Server) -> usize {
-        if self.is_long && server == Server::Ws { 2 } else { usize::MAX }
-    }
-}
-
-/// How messages are published, as the load generator calls it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Mode {
-    Idle,
-    WebSocket,
-    Rest,
-}
-
-impl Mode {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::WebSocket => "ws",
-            Self::Rest => "rest",
-        }
-    }
-}
-
-/// The figure that a scenario compares; less is better for each.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Metric {
-    CpuPerDelivery,
-    ConnectCpu,
-    Memory,
-}
-
-impl Metric {
-    /// Where the load generator's JSON has it.
-    pub(crate) fn pointer(self) -> &'static str {
-        match self {
-            Self::CpuPerDelivery => "/server/cpu_us_per_delivery",
-            Self::ConnectCpu => "/server/connect_cpu_us_per_connection",
-            Self::Memory => "/server/rss_bytes_per_connection",
-        }
-    }
-
-    pub(crate) fn unit(self) -> &'static str {
-        match self {
-            Self::CpuPerDelivery => "us/delivery",
-            Self::ConnectCpu => "us/connection",
-            Self::Memory => "B/connection",
-        }
+        if server == Server::Ws { self.rounds_max.min(self.rounds_max_ws) } else { self.rounds_max }
     }
 }
 
@@ -159,9 +301,12 @@ pub(crate) enum Server {
     Uws,
     Ws,
     Floor,
+    OursTwo,
+    OursFour,
 }
 
 impl Server {
+    /// Those that are compared. This server with more threads takes part where it is what is measured.
     pub(crate) const ALL: [Self; 4] = [Self::Ours, Self::Uws, Self::Ws, Self::Floor];
 
     /// The server of this name.
@@ -175,6 +320,8 @@ impl Server {
             Self::Uws => "uws",
             Self::Ws => "ws",
             Self::Floor => "floor",
+            Self::OursTwo => "ours-2",
+            Self::OursFour => "ours-4",
         }
     }
 
@@ -184,7 +331,31 @@ impl Server {
             Self::Ours => "this server, one thread",
             Self::Uws => "uWebSockets.js, native pub/sub, JWT verified by jsonwebtoken",
             Self::Ws => "Node ws, the guide's own code, JWT verified by jsonwebtoken",
-            Self::Floor => "bare epoll loop, no JSON, no JWT, one send per member and turn",
+            Self::Floor => "bare epoll loop, no JSON, no JWT, one send of all that a member lacks",
+            Self::OursTwo => "this server, two threads",
+            Self::OursFour => "this server, four threads",
+        }
+    }
+
+    /// For the heading of a table or chart.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Ours => "this server",
+            Self::Uws => "uWebSockets.js",
+            Self::Ws => "Node ws",
+            Self::Floor => "floor",
+            Self::OursTwo => "2 threads",
+            Self::OursFour => "4 threads",
+        }
+    }
+
+    /// Threads of this server; nothing of another.
+    pub(crate) fn threads(self) -> Option<usize> {
+        match self {
+            Self::Ours => Some(1),
+            Self::OursTwo => Some(2),
+            Self::OursFour => Some(4),
+            Self::Uws | Self::Ws | Self::Floor => None,
         }
     }
 }
