@@ -8,7 +8,7 @@ use std::fmt::Write;
 use crate::machine::Machine;
 use crate::report::{Report, Verdict};
 use crate::scenario::{Figure, Server};
-use crate::spread::amount;
+use crate::spread::{Spread, amount};
 use crate::target::Rule;
 
 const WIDTH: usize = 880;
@@ -18,7 +18,7 @@ const HEAD: usize = 44;
 const TITLE: usize = 22;
 const ROW: usize = 18;
 const GAP: usize = 16;
-const LABEL: usize = 96;
+const LABEL: usize = 106;
 const BAR: usize = 180;
 
 const STYLE: &str = "<style>
@@ -29,10 +29,10 @@ text { font: 12px -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill:
 .ours { fill: #2563eb; } .uws { fill: #d97706; } .ws { fill: #65a30d; } .floor { fill: #8b949e; }
 .ours-2 { fill: #3b82f6; } .ours-4 { fill: #60a5fa; }
 .met { stroke: #16a34a; stroke-width: 2.5; } .missed { stroke: #dc2626; stroke-width: 2.5; }
-.axis { stroke: #8b949e; stroke-width: 1; }
+.axis { stroke: #8b949e; stroke-width: 1; } .range { stroke: #1f2328; stroke-width: 1; opacity: 0.6; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; } .small { fill: #9198a1; } .ours { fill: #4f8cff; }
-  .met { stroke: #4ade80; } .missed { stroke: #f87171; }
+  .range { stroke: #ffffff; } .met { stroke: #4ade80; } .missed { stroke: #f87171; }
 }
 </style>
 ";
@@ -59,9 +59,9 @@ pub(crate) fn svg(report: &Report, machine: &Machine) -> String {
     let _ = writeln!(
         text,
         "<text class=\"head\" x=\"{MARGIN}\" y=\"20\">Less is better</text>\
-         <text class=\"small\" x=\"{}\" y=\"20\">median and spread; in brackets: {} divided by it; tick: a target, \
-         green if met, red if missed</text>",
-        MARGIN + 116,
+         <text class=\"small\" x=\"{}\" y=\"20\">median, line: all rounds; in brackets: {} divided by it; tick: \
+         a target, green if met, red if missed</text>",
+        MARGIN + 132,
         base.title(),
     );
     text.push_str(&panels);
@@ -83,12 +83,12 @@ fn write_panel(
     left: usize,
     top: usize,
 ) -> usize {
-    let bars: Vec<(Server, f64, String)> = bars(report, figure);
+    let bars = bars(report, figure);
     if bars.is_empty() {
         return 0;
     }
     let ticks = ticks(report, verdicts, figure);
-    let fitted = bars.iter().filter(|bar| bar.0 != Server::Ws || bars.len() == 1).map(|bar| bar.1);
+    let fitted = bars.iter().filter(|bar| bar.0 != Server::Ws || bars.len() == 1).map(|bar| bar.1.median);
     let longest = fitted.chain(ticks.iter().map(|tick| tick.1)).fold(0.0, f64::max);
     let scale = BAR as f64 / if longest > 0.0 { longest * 1.04 } else { 1.0 };
     let _ = writeln!(
@@ -99,12 +99,13 @@ fn write_panel(
         escape(figure.unit),
     );
     let start = left + LABEL;
-    for (row, (server, value, label)) in bars.iter().enumerate() {
+    for (row, (server, spread, label)) in bars.iter().enumerate() {
         let y = top + TITLE + row * ROW;
-        let length = (value * scale).clamp(1.0, BAR as f64);
-        let cut = if value * scale > BAR as f64 + 0.5 { "\u{bb} " } else { "" };
+        let length = (spread.median * scale).clamp(1.0, BAR as f64);
+        let cut = if spread.median * scale > BAR as f64 + 0.5 { "\u{bb} " } else { "" };
         let marks: Vec<_> = ticks.iter().filter(|tick| tick.0 == *server).collect();
-        let end = marks.iter().map(|tick| tick.1 * scale).fold(length, f64::max);
+        let [low, high] = [spread.min, spread.max].map(|value| (value * scale).min(BAR as f64));
+        let end = marks.iter().map(|tick| tick.1 * scale).fold(length.max(high), f64::max);
         let _ = writeln!(
             text,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\
@@ -120,6 +121,10 @@ fn write_panel(
             y + 12,
             escape(label),
         );
+        if spread.count > 1 {
+            let [from, to] = [low, high].map(|x| start as f64 + x);
+            let _ = writeln!(text, "<path class=\"range\" d=\"M{from:.1} {y} H{to:.1}\"/>", y = y + ROW / 2);
+        }
         for (_, at, is_met) in marks {
             let x = start as f64 + at * scale;
             let class = if *is_met { "met" } else { "missed" };
@@ -131,16 +136,19 @@ fn write_panel(
     bottom - top + GAP
 }
 
-/// Server, median, and what is written beside the bar.
-fn bars(report: &Report, figure: &Figure) -> Vec<(Server, f64, String)> {
+/// Server, figure, and what is written beside the bar.
+fn bars(report: &Report, figure: &Figure) -> Vec<(Server, Spread, String)> {
     let base = report.base();
     let bars = report.all_servers().into_iter().filter_map(|server| {
         let spread = report.spread(figure.name, server)?;
         let mut label = amount(spread.median);
-        if let Some(ratio) = report.ratio(figure.name, base, server) {
-            let _ = write!(label, " ({})", amount(ratio.median));
+        // With more threads it is this server itself that is compared.
+        let is_variant = server != base && server.threads().is_some();
+        let (of, to) = if is_variant { (server, base) } else { (base, server) };
+        if let Some(ratio) = report.ratio(figure.name, of, to) {
+            let _ = write!(label, " ({}{})", amount(ratio.median), if is_variant { " x" } else { "" });
         }
-        Some((server, spread.median, label))
+        Some((server, spread, label))
     });
     bars.collect()
 }
