@@ -12,7 +12,7 @@ use crate::run::{Failure, Measured, Runner, Running, number};
 use crate::scenario::{Load, Scenario, Server, Time};
 
 const GATHER: [(&str, u32); 3] = [("gather-2500", 2_500), ("gather-5000", 5_000), ("gather-10000", 10_000)];
-const PHASE_TIMEOUT: Duration = Duration::from_secs(150);
+const PHASE_TIMEOUT: Duration = Duration::from_secs(300);
 const LOAD_TIMEOUT_S: u64 = 120;
 const POLL: Duration = Duration::from_millis(20);
 /// What strace needs to be attached to all threads, and a server to be idle again.

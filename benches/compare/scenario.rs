@@ -108,7 +108,6 @@ const fn scenario(
 
 const ALL: &[Server] = &Server::ALL;
 const OURS: &[Server] = &[Server::Ours];
-const LIBRARIES: &[Server] = &[Server::Ours, Server::Uws];
 
 /// All scenarios, in the order in which they run.
 pub(crate) static SCENARIOS: [Scenario; 16] = [
@@ -176,7 +175,7 @@ pub(crate) static SCENARIOS: [Scenario; 16] = [
             "storm",
             "19,000 connections join 190 rooms at once; from the first join sent until each member has been told of all \
              100 of its room; then all leave, come back and join again",
-            LIBRARIES,
+            &[Server::Ours, Server::Uws, Server::Floor],
             Kind::Load(Load {
                 extra: &["--joining", "19000", "--presence", "--settle-ms", "3000"],
                 extra_ours: &["--return"],
