@@ -65,6 +65,8 @@ pub struct Config {
     pub origins: Origins,
     /// Whether there are rate limits.
     pub rates: bool,
+    /// Whether permessage-deflate is negotiated with clients that offer it.
+    pub deflate: bool,
     /// Whether a connection closes when its token expires.
     pub enforce_expiry: bool,
     /// Whether this is a run for development.
@@ -130,6 +132,7 @@ impl Config {
         })?;
         reader.read(CHAT_STORE, CHAT_STORE.default, |text| (text == CHAT_STORE.accepted).then_some(()))?;
         let rates = reader.read(CHAT_RATES, CHAT_RATES.default, on_or_off)?;
+        let deflate = reader.read(CHAT_DEFLATE, CHAT_DEFLATE.default, on_or_off)?;
         let expiry = CHAT_ENFORCE_EXPIRY;
         let enforce_expiry = reader.read(expiry, expiry.default, on_or_off)?;
         let origins = reader.read(CHAT_ORIGINS, CHAT_ORIGINS.default, Origins::parse)?;
@@ -147,6 +150,7 @@ impl Config {
             api_key,
             origins,
             rates,
+            deflate,
             enforce_expiry,
             dev: inputs.dev,
             limits,
@@ -168,6 +172,7 @@ impl Config {
             api_key: Some(ApiKey::new(api_key.as_bytes())),
             origins: Origins::Any,
             rates: true,
+            deflate: true,
             enforce_expiry: true,
             dev: false,
             limits: Limits::default(),

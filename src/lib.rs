@@ -104,6 +104,7 @@
 //! | [`chat::echo`] | what answers instead of the chat in `tools/echo`, for conformance suites |
 //! | [`wire::http`], [`wire::body`], [`wire::target`], [`wire::response`], [`wire::upgrade`] | HTTP/1.1, strictly |
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
+//! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
@@ -144,6 +145,7 @@
 //! - **What a connection sends about a room takes effect in the order sent.**
 //! - **Durable events are never dropped** for a connection that stays open; typing and presence may be, and then it is
 //!   told (`shed`) and gets a fresh `online_update`.
+//! - **A message is compressed once**, never per member, and no connection owns a window.
 //! - **A frame is never cut**: also a connection that is closed while behind gets the rest of the frame begun, then
 //!   Close.
 //! - **An idle connection owns no buffer.** Unfinished input, HTTP state and joins under way live in
@@ -185,6 +187,22 @@
 //! ends that wait for each other to read would wait for ever. [`memory_bound`](config::memory_bound) adds the limits
 //! up.
 //!
+//! # Compression
+//!
+//! permessage-deflate is agreed without context takeover on either side, so a connection keeps four bits of it: the
+//! width of the window that its client allows. Each thread has one [`Deflater`](wire::deflate::Deflater) and one
+//! [`Inflater`](wire::deflate::Inflater) for all its connections.
+//!
+//! A room's home knows how many members take what is compressed. While there is one it gives each segment, when it
+//! freezes it, a second variant in which every message of at least `deflate_threshold_bytes` that shrinks is compressed:
+//! once, and [shared](chat::burst::Frames) by all threads and members like the plain one. A reference back never reaches
+//! beyond the start of its message, so the variant needs no more window than its longest message is long; a member whose
+//! window is narrower gets the plain variant, which costs one comparison per member and segment. What goes to one
+//! connection alone is compressed for its own window.
+//!
+//! The decoder passes a compressed message on as it came. It is inflated into one buffer of the thread, up to the limit
+//! of a message, before it is parsed.
+//!
 //! # Timers and liveness
 //!
 //! The [`Wheel`](chat::wheel::Wheel) has ticks of 250 ms and one deadline per slot; what it is for follows from the
@@ -210,8 +228,6 @@
 //!
 //! Not built, but nothing should make them hard:
 //!
-//! - **permessage-deflate**: a [`Segment`](chat::burst::Segment) is the place for a deflated variant beside the plain
-//!   one; the decoder has the place for RSV1.
 //! - **TLS**: bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write), and nowhere
 //!   else.
 //! - **A store**: [`Orderer`](chat::orderer::Orderer) only decides and [`Room::emit`](chat::room::Room::emit) only
@@ -230,6 +246,8 @@
 //!   is answered.
 //! - **A user's connections are admitted before they are greeted**, so that `connected` carries the id in the form of
 //!   the user's first connection, and the limit per user holds over all shards.
+//! - **No context takeover**: a window per connection would cost each idle one 32 KiB a side, and a message for a room
+//!   would have to be compressed for each member. Within one JSON text there is still most of what can be saved.
 //! - **tungstenite decodes nothing here**: its `WebSocketContext` owns a read buffer per connection and copies each
 //!   message. Its handshake key and close codes are used.
 //! - **A WebSocket's deadline is moved in the wheel rather than left to be found stale**, since that happens a few

@@ -1,12 +1,13 @@
 //! What a room's home emits in a turn: an ordered list of segments, each a run of ready WebSocket frames.
 //!
 //! A burst crosses once per interested shard, whatever the number of members there, and each member gets it in one write.
-//! A segment is frozen once and then only shared. It is the place where a deflated variant of the same frames will stand
-//! beside the plain one.
+//! A segment is frozen once and then only shared. Where somebody negotiated permessage-deflate it has two variants of the
+//! same frames, so that each message is compressed once, however many members get it.
 
 use std::sync::Arc;
 
 use super::ids::UserId;
+use crate::wire::deflate::{DeflatedFrames, Deflater};
 use crate::wire::websocket::{self, Opcode};
 
 /// A segment is closed at this size; one larger frame is a segment of its own.
@@ -24,11 +25,41 @@ pub enum Kind {
     Ephemeral,
 }
 
+/// Ready frames that several connections share.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    /// Whole, unmasked WebSocket frames.
+    pub plain: Arc<[u8]>,
+    /// The same messages, some of them compressed; absent if that saves nothing, or nobody takes it.
+    pub deflated: Option<DeflatedFrames>,
+}
+
+impl Frames {
+    /// Takes frames in; with a `deflater` also compressed.
+    pub fn new(plain: Arc<[u8]>, deflater: Option<&mut Deflater>) -> Self {
+        let deflated = deflater.and_then(|deflater| deflater.deflate_frames(&plain));
+        Self { plain, deflated }
+    }
+
+    /// What both variants take.
+    pub fn bytes(&self) -> usize {
+        self.plain.len() + self.deflated.as_ref().map_or(0, |deflated| deflated.frames.len())
+    }
+
+    /// The variant for a connection with such a window, 0 if it takes nothing compressed.
+    pub fn for_window(self, window_bits: u8) -> Arc<[u8]> {
+        match self.deflated {
+            Some(deflated) if deflated.window_bits <= window_bits => deflated.frames,
+            _ => self.plain,
+        }
+    }
+}
+
 /// A run of whole frames of one kind for the same receivers.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Whole, unmasked WebSocket frames.
-    pub frames: Arc<[u8]>,
+    /// One frame for each event.
+    pub frames: Frames,
     /// How many events the frames are.
     pub events: u32,
     /// Whether a slow connection may miss it.
@@ -72,16 +103,20 @@ impl Burst {
         self.bytes == 0
     }
 
-    /// Ends the burst and hands its segments out; the burst is empty again.
-    pub fn freeze(&mut self) -> Arc<[Segment]> {
+    /// Ends the burst and hands its segments out, with a `deflater` also compressed; the burst is empty again.
+    pub fn freeze(&mut self, mut deflater: Option<&mut Deflater>) -> Arc<[Segment]> {
         self.close_segment();
         self.bytes = 0;
-        std::mem::take(&mut self.closed).into()
+        let mut closed = std::mem::take(&mut self.closed);
+        for segment in &mut closed {
+            segment.frames = Frames::new(segment.frames.plain.clone(), deflater.as_deref_mut());
+        }
+        closed.into()
     }
 
     fn close_segment(&mut self) {
         if let Some((kind, exclude)) = self.open_kind.take() {
-            let frames = Arc::from(&self.open[..]);
+            let frames = Frames::new(Arc::from(&self.open[..]), None);
             self.closed.push(Segment { frames, events: self.open_events, kind, exclude });
         }
         // The buffer is kept for the next burst unless an unusual one made it large.
@@ -112,11 +147,11 @@ mod tests {
         burst.push(Kind::Ephemeral, Some(&user("ana")), &[b"{}"]);
         burst.push(Kind::Ephemeral, Some(&ben), &[b"{}"]);
         assert_eq!(burst.bytes(), 24);
-        let segments = burst.freeze();
+        let segments = burst.freeze(None);
         let events: Vec<u32> = segments.iter().map(|s| s.events).collect();
         assert_eq!(events, [2, 1, 2, 1]);
-        assert_eq!(&segments[0].frames[..], b"\x81\x02{}\x81\x02{}");
-        assert!(burst.is_empty() && burst.freeze().is_empty());
+        assert_eq!(&segments[0].frames.plain[..], b"\x81\x02{}\x81\x02{}");
+        assert!(burst.is_empty() && burst.freeze(None).is_empty());
     }
 
     #[test]
@@ -126,7 +161,28 @@ mod tests {
         burst.push(Kind::Durable, None, &[b"{}"]);
         burst.push(Kind::Durable, None, &[&big]);
         burst.push(Kind::Durable, None, &[b"{}"]);
-        let lengths: Vec<usize> = burst.freeze().iter().map(|s| s.frames.len()).collect();
+        let lengths: Vec<usize> = burst.freeze(None).iter().map(|s| s.frames.plain.len()).collect();
         assert_eq!(lengths, [4, big.len() + 10, 4]);
+    }
+
+    #[test]
+    fn each_receiver_gets_the_variant_that_fits() {
+        let mut burst = Burst::default();
+        let (small, large) = (vec![b'x'; 100], vec![b'x'; 1000]);
+        burst.push(Kind::Durable, None, &[&small]);
+        burst.push(Kind::Durable, None, &[&large]);
+        burst.push(Kind::Ephemeral, None, &[&small]);
+        let mut deflater = Deflater::new(512);
+        let segments = burst.freeze(Some(&mut deflater));
+        let [both, plain] = &segments[..] else { panic!("{segments:?}") };
+        assert!(plain.frames.deflated.is_none(), "nothing to gain");
+        let deflated = both.frames.deflated.clone().unwrap();
+        assert_eq!(deflated.window_bits, 10);
+        assert_eq!(both.frames.bytes(), both.frames.plain.len() + deflated.frames.len());
+        for window_bits in 0..=15 {
+            let expected = if window_bits < 10 { &both.frames.plain } else { &deflated.frames };
+            assert!(Arc::ptr_eq(&both.frames.clone().for_window(window_bits), expected));
+        }
+        assert!(Arc::ptr_eq(&plain.frames.clone().for_window(15), &plain.frames.plain));
     }
 }

@@ -262,7 +262,26 @@ pub enum Flag {
     PingedOdd = 512,
 }
 
+/// Where in the flags the width of the window stands.
+const WINDOW_SHIFT: u32 = 12;
+
 impl Connection {
+    /// The window that it has for what is compressed, as the base-2 logarithm, 8 to 15; 0 if it takes nothing compressed.
+    pub fn window_bits(&self) -> u8 {
+        (self.flags >> WINDOW_SHIFT) as u8
+    }
+
+    /// Notes what was negotiated: 8 to 15, or 0.
+    pub fn set_window_bits(&mut self, window_bits: u8) {
+        debug_assert!(matches!(window_bits, 0 | 8..=15));
+        self.flags = self.flags & !(0xf << WINDOW_SHIFT) | u16::from(window_bits) << WINDOW_SHIFT;
+    }
+
+    /// Whether permessage-deflate was negotiated.
+    pub fn deflates(&self) -> bool {
+        self.window_bits() > 0
+    }
+
     /// Whether the mark is set.
     pub fn has(&self, flag: Flag) -> bool {
         self.flags & flag as u16 != 0
@@ -425,6 +444,22 @@ mod tests {
         slab.remove(first.slot());
         let second = slab.insert(0);
         assert_eq!((first.slot(), slab.is_current(first), slab.is_current(second)), (second.slot(), false, true));
+    }
+
+    #[test]
+    fn the_window_stands_beside_the_marks() {
+        let mut slab = Connections::new(ShardId(0));
+        let slot = slab.insert(0).slot();
+        for window_bits in 8..=15 {
+            let conn = &mut slab[slot];
+            conn.mark(Flag::PingedOdd);
+            assert!(!conn.deflates() && conn.window_bits() == 0);
+            conn.set_window_bits(window_bits);
+            conn.unmark(Flag::PingedOdd);
+            assert_eq!((conn.window_bits(), conn.flags), (window_bits, u16::from(window_bits) << WINDOW_SHIFT));
+            slab.remove(slot);
+            slab.insert(0);
+        }
     }
 
     #[test]

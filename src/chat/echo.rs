@@ -16,11 +16,12 @@ use super::routes::{Body, Handled, error};
 use super::shard::Shard;
 use crate::config::{Config, Limits, Service};
 use crate::wire::client::ErrorCode;
+use crate::wire::extensions::Terms;
 use crate::wire::http::{Framing, Head};
 use crate::wire::response::put_switching_protocols;
 use crate::wire::target::parse_target;
 use crate::wire::upgrade::Upgrade;
-use crate::wire::websocket::{Opcode, put_frame};
+use crate::wire::websocket::Opcode;
 
 /// The largest message, and the largest body.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -78,9 +79,7 @@ impl Shard {
     /// Sends a message back.
     pub(super) fn echo_message(&mut self, slot: u32, payload: &[u8], binary: bool) {
         let opcode = if binary { Opcode::Binary } else { Opcode::Text };
-        let outbox = &mut self.connections[slot].outbox;
-        self.pool.append_direct(outbox, |out| put_frame(out, opcode, &[payload]));
-        self.mark_express(slot);
+        self.send_message(slot, opcode, payload);
     }
 
     /// Whether so much waits for the peer that it is not read.
@@ -91,9 +90,11 @@ impl Shard {
     /// Opens a WebSocket, with the first subprotocol that was offered.
     fn open_echo(&mut self, slot: u32, wanted: &Upgrade<'_>) -> Handled {
         let tick = self.tick();
+        let (protocol, extensions) = (wanted.protocols.first().copied(), wanted.deflate.map(Terms::answer));
         let conn = &mut self.connections[slot];
+        conn.set_window_bits(wanted.deflate.map_or(0, |terms| terms.window_bits));
         self.pool.append_direct(&mut conn.outbox, |out| {
-            put_switching_protocols(out, &wanted.accept, wanted.protocols.first().copied());
+            put_switching_protocols(out, &wanted.accept, protocol, extensions.as_deref());
         });
         conn.phase = Phase::Open;
         (conn.opened, conn.seen) = (tick, tick);

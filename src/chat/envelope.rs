@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::burst::Segment;
+use super::burst::{Frames, Segment};
 use super::ids::{ConnId, RoomName, ShardId, UserId};
 use crate::wire::client::ErrorCode;
 use crate::wire::value::Id;
@@ -40,6 +40,8 @@ pub enum Envelope {
         user: UserId,
         /// Which one, for what it holds in the room.
         conn: ConnId,
+        /// Whether it took what is compressed.
+        deflates: bool,
     },
     /// A room's events for the members on the receiving shard.
     Burst {
@@ -47,7 +49,7 @@ pub enum Envelope {
         room: RoomName,
         /// The same list for every interested shard.
         segments: Arc<[Segment]>,
-        /// The sum of the segments' lengths.
+        /// The sum of the segments' lengths, both variants counted.
         bytes: usize,
     },
     /// An admitted connection of `user` has ended.
@@ -67,7 +69,7 @@ pub enum Envelope {
         /// The user.
         user: UserId,
         /// A whole text frame.
-        frame: Arc<[u8]>,
+        frame: Frames,
     },
 }
 
@@ -76,7 +78,7 @@ impl Envelope {
     pub fn window_bytes(&self) -> usize {
         match self {
             Self::Burst { bytes, .. } => *bytes,
-            Self::ToUser { frame, .. } => frame.len(),
+            Self::ToUser { frame, .. } => frame.bytes(),
             _ => 0,
         }
     }
@@ -141,6 +143,8 @@ pub enum RoomAsk {
         user: UserId,
         /// Whether the connection is counted already.
         again: bool,
+        /// Whether the connection takes what is compressed.
+        deflates: bool,
     },
     /// `typing_start` or `typing_stop`.
     Typing {
@@ -193,7 +197,7 @@ pub enum UserAsk {
     /// May this connection (the origin's) be opened?
     Admit,
     /// One whole text frame for all connections of the user.
-    Event(Arc<[u8]>),
+    Event(Frames),
 }
 
 /// What any shard is asked.
@@ -246,12 +250,12 @@ pub enum Answer {
     /// The connection is in the room; live events follow.
     Subscribed {
         /// The `online_update`, one whole frame, shared by all joiners of the turn.
-        online: Arc<[u8]>,
+        online: Frames,
         /// The time of the `user_joined` that the joiner is to see, in milliseconds since the epoch.
         timestamp_ms: u64,
     },
     /// A fresh `online_update`, one whole frame.
-    Online(Arc<[u8]>),
+    Online(Frames),
     /// A message or reaction has its place.
     Published {
         /// The message's id; `None` for a reaction.

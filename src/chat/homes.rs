@@ -161,9 +161,16 @@ impl Shard {
     }
 
     /// A connection on shard `from` is no longer in the room.
-    pub(super) fn handle_unsubscribe(&mut self, from: ShardId, name: &RoomName, user: &UserId, conn: ConnId) {
+    pub(super) fn handle_unsubscribe(
+        &mut self,
+        from: ShardId,
+        name: &RoomName,
+        user: &UserId,
+        conn: ConnId,
+        deflates: bool,
+    ) {
         let Some(number) = self.rooms.find(name) else { return };
-        self.with_room(number, |room, cx| room.handle_unsubscribe(cx, from, user, conn));
+        self.with_room(number, |room, cx| room.handle_unsubscribe(cx, from, user, conn, deflates));
         self.rooms.mark_dirty(number);
     }
 
@@ -211,7 +218,8 @@ impl Shard {
         // Before the first connection is closed anywhere, so that no shard tells of those that another closes.
         let quiet = self.is_quiescing();
         let RoomHomes { entries, orderer, .. } = &mut self.rooms;
-        let mut cx = RoomContext { now: self.now, limits: &self.config.limits, orderer, quiet };
+        let (limits, deflater) = (&self.config.limits, &mut self.deflater);
+        let mut cx = RoomContext { now: self.now, limits, orderer, deflater, quiet };
         act(&mut entries[number as usize].room, &mut cx)
     }
 
@@ -335,6 +343,7 @@ impl Shard {
         let (Answer::Online(frame), true) = (answer, conn.is_open() && conn.rooms.find(number).is_some()) else {
             return;
         };
+        let frame = frame.for_window(conn.window_bits());
         // Behind again: then the next time it has caught up.
         if conn.has(Flag::Blocked) && conn.outbox.bytes() + frame.len() > self.config.limits.outbox_soft_bytes {
             conn.extra_mut().refresh.push(number);

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::burst::{Kind, Segment};
+use super::burst::{Frames, Kind, Segment};
 use super::connection::{Flag, JoinBatch, NONE, Phase};
 use super::envelope::{Answer, Ask, Envelope, Origin, Publish, ReplyTo, Request, RoomAsk};
 use super::ids::{ConnId, RoomName, UserId, home};
@@ -18,7 +18,10 @@ use crate::chat::closing::CloseReason;
 use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
 use crate::wire::event::{self, AnsweredRoom, RoomAnswer, UserEvent};
-use crate::wire::websocket::{Opcode, put_frame};
+use crate::wire::websocket::Opcode;
+
+/// More than the window of any connection.
+const PLAIN_ONLY: u8 = 16;
 
 /// Rooms with more members than this on a shard are sent from the bulk queue.
 const EXPRESS_MEMBERS_MAX: usize = 256;
@@ -30,6 +33,8 @@ pub struct PendingJoin {
     pub(super) room: u32,
     /// The connection is in the room already.
     again: bool,
+    /// The connection takes what is compressed.
+    deflates: bool,
     /// The connection has gone.
     pub(super) closed: bool,
     reference: Option<Box<str>>,
@@ -74,7 +79,8 @@ impl Shard {
         if let Some(join) = number.and_then(|number| self.pending_join(slot, number)) {
             if planted::is(Bug::EarlyUnsubscribe) && matches!(request.action, RoomAction::Leave) {
                 let (name, user) = (RoomName::new(room, hash), self.joins[join].user.clone());
-                self.unsubscribe(name, user, self.connections.id(slot));
+                let deflates = self.connections[slot].deflates();
+                self.unsubscribe(name, user, self.connections.id(slot), deflates);
             }
             let parked = &mut self.joins[join].parked;
             if parked.len() < self.config.limits.parked_messages_max {
@@ -139,16 +145,18 @@ impl Shard {
         } else if self.joins.len() >= limits.pending_joins_max {
             Some((ErrorCode::Overloaded, "too many joins under way, try again"))
         } else {
+            let deflates = conn.deflates();
             let (conn, user) = (self.connections.id(slot), self.users.id(conn.user).clone());
             let name = self.local_rooms[number].name.clone();
             let entry = self.joins.vacant_entry();
             let join = entry.key() as u32;
-            let ask = Ask::Room(name, RoomAsk::Subscribe { user: user.clone(), again });
+            let ask = Ask::Room(name, RoomAsk::Subscribe { user: user.clone(), again, deflates });
             let posted = self.mail.request(target, Request { origin: Origin { conn, to: ReplyTo::Join(join) }, ask });
             if posted.is_ok() {
                 let parked = VecDeque::new();
                 let reference = reference.clone();
-                entry.insert(PendingJoin { conn, user, room: number, again, closed: false, reference, batch, parked });
+                let (room, closed) = (number, false);
+                entry.insert(PendingJoin { conn, user, room, again, deflates, closed, reference, batch, parked });
                 self.connections[slot].extra_mut().joins.push(join);
                 self.local_rooms[number].pending += 1;
             }
@@ -224,11 +232,12 @@ impl Shard {
                 break;
             }
         }
-        self.unsubscribe(room.clone(), join.user.clone(), join.conn);
+        self.unsubscribe(room.clone(), join.user.clone(), join.conn, join.deflates);
     }
 
-    fn greet(&mut self, slot: u32, room: &RoomName, user: &UserId, online: Arc<[u8]>, timestamp_ms: u64) {
+    fn greet(&mut self, slot: u32, room: &RoomName, user: &UserId, online: Frames, timestamp_ms: u64) {
         self.send_json(slot, |out| event::user_event(out, UserEvent::Joined, room.text(), user.as_ref(), timestamp_ms));
+        let online = online.for_window(self.connections[slot].window_bits());
         self.send_shared(slot, online);
     }
 
@@ -302,15 +311,15 @@ impl Shard {
             self.connections[moved.slot].rooms.set_index(number, link.index);
         }
         let name = room.name.clone();
-        let conn = self.connections.id(slot);
+        let (conn, deflates) = (self.connections.id(slot), self.connections[slot].deflates());
         let user = self.users.id(self.connections[slot].user).clone();
         self.local_rooms.release(number);
-        self.unsubscribe(name, user, conn);
+        self.unsubscribe(name, user, conn, deflates);
     }
 
-    fn unsubscribe(&mut self, room: RoomName, user: UserId, conn: ConnId) {
+    fn unsubscribe(&mut self, room: RoomName, user: UserId, conn: ConnId, deflates: bool) {
         let target = home(room.hash_code(), self.shards);
-        self.mail.post(target, Envelope::Unsubscribe { room, user, conn });
+        self.mail.post(target, Envelope::Unsubscribe { room, user, conn, deflates });
     }
 
     /// Takes a connection out of all its rooms and marks its pending joins.
@@ -336,6 +345,7 @@ impl Shard {
         let mut slow = Vec::new();
         for &Member { slot, user } in &room.members {
             let conn = &mut self.connections[slot];
+            let window_bits = conn.window_bits();
             let is_other_tab = planted::is(Bug::ExcludeConnection) && self.users.slots(user)[0] != slot;
             for segment in held.iter().filter(|segment| segment.exclude != user || is_other_tab) {
                 let unsent = conn.outbox.bytes();
@@ -343,11 +353,12 @@ impl Shard {
                     slow.push(slot);
                     break;
                 }
-                if segment.kind == Kind::Ephemeral && unsent > 0 && unsent + segment.handle.bytes() > soft {
+                let handle = if segment.window_bits <= window_bits { segment.deflated } else { segment.plain };
+                if segment.kind == Kind::Ephemeral && unsent > 0 && unsent + handle.bytes() > soft {
                     conn.extra_mut().shed += segment.events;
                     conn.rooms.mark_shed(number);
                 } else {
-                    self.pool.link(&mut conn.outbox, segment.handle);
+                    self.pool.link(&mut conn.outbox, handle);
                 }
             }
             if bulk {
@@ -356,29 +367,39 @@ impl Shard {
                 self.queues.express(conn, slot);
             }
         }
-        held.iter().for_each(|segment| self.pool.release(segment.handle));
+        for segment in held {
+            self.pool.release(segment.plain);
+            if segment.window_bits != PLAIN_ONLY {
+                self.pool.release(segment.deflated);
+            }
+        }
         slow.iter().for_each(|&slot| self.close(slot, &CloseReason::SlowConsumer));
     }
 
     fn hold(&mut self, segment: &Segment) -> Held {
         let exclude = segment.exclude.as_ref().and_then(|user| self.users.find(user)).unwrap_or(NONE);
-        let handle = self.pool.hold(segment.frames.clone());
-        Held { handle, exclude, kind: segment.kind, events: segment.events }
+        let plain = self.pool.hold(segment.frames.plain.clone());
+        let (deflated, window_bits) = match &segment.frames.deflated {
+            Some(deflated) => (self.pool.hold(deflated.frames.clone()), deflated.window_bits),
+            None => (plain, PLAIN_ONLY),
+        };
+        Held { plain, deflated, window_bits, exclude, kind: segment.kind, events: segment.events }
     }
 
     /// Hands one frame to all connections of a user on this shard.
-    pub(super) fn deliver_to_user(&mut self, user: &UserId, frame: Arc<[u8]>) {
+    pub(super) fn deliver_to_user(&mut self, user: &UserId, frames: &Frames) {
         let Some(number) = self.users.find(user) else { return };
         let (soft, hard) = (self.config.limits.outbox_soft_bytes, self.config.limits.outbox_hard_bytes);
         for slot in self.users.slots(number) {
             let conn = &mut self.connections[slot];
             let unsent = conn.outbox.bytes();
+            let frame = frames.clone().for_window(conn.window_bits());
             if unsent >= hard {
                 self.close(slot, &CloseReason::SlowConsumer);
             } else if conn.is_open() && unsent > 0 && unsent + frame.len() > soft {
                 conn.extra_mut().shed += 1;
             } else if conn.is_open() {
-                self.send_shared(slot, frame.clone());
+                self.send_shared(slot, frame);
             }
         }
     }
@@ -401,9 +422,20 @@ impl Shard {
         }
         let mut text = Vec::with_capacity(160);
         write(&mut text);
-        let outbox = &mut self.connections[slot].outbox;
-        let behind = outbox.bytes() >= self.config.limits.outbox_hard_bytes;
-        self.pool.append_direct(outbox, |out| put_frame(out, Opcode::Text, &[&text]));
+        self.send_message(slot, Opcode::Text, &text);
+    }
+
+    /// Appends one message to one connection, compressed if that was negotiated and makes it smaller, unless its Close
+    /// frame is already queued.
+    pub(super) fn send_message(&mut self, slot: u32, opcode: Opcode, payload: &[u8]) {
+        let conn = &mut self.connections[slot];
+        if !conn.may_be_told() {
+            return;
+        }
+        let window_bits = conn.window_bits();
+        let behind = conn.outbox.bytes() >= self.config.limits.outbox_hard_bytes;
+        let deflater = &mut self.deflater;
+        self.pool.append_direct(&mut conn.outbox, |out| deflater.put_message(out, opcode, payload, window_bits));
         self.mark_express(slot);
         if behind {
             // It asks and asks, and reads no answer.
@@ -440,7 +472,11 @@ impl Shard {
 
 /// A segment in the pool of this shard while it is handed out.
 struct Held {
-    handle: SegmentHandle,
+    plain: SegmentHandle,
+    /// The plain one again where there is no other.
+    deflated: SegmentHandle,
+    /// The window that the deflated one needs, or [`PLAIN_ONLY`].
+    window_bits: u8,
     exclude: u32,
     kind: Kind,
     events: u32,

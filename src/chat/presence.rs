@@ -129,7 +129,8 @@ impl Presence {
         assert!(interest.shards.iter().map(|s| s.members).eq(counts), "interest equals presence");
         assert_eq!(interest.shards.iter().map(|s| s.members).sum::<u32>(), interest.members);
         assert_eq!(interest.shards.iter().map(|s| s.untold).sum::<u32>(), interest.untold);
-        assert!(interest.shards.iter().all(|s| s.untold <= s.members));
+        assert_eq!(interest.shards.iter().map(|s| s.deflating).sum::<u32>(), interest.deflating);
+        assert!(interest.shards.iter().all(|s| s.untold <= s.members && s.deflating <= s.members));
     }
 
     fn removed(&mut self, entry: Entry) -> Left {
@@ -155,7 +156,8 @@ impl Presence {
     }
 }
 
-/// How many members each shard has, and how many of them were not yet told that they are.
+/// How many members each shard has, how many of them were not yet told that they are, and how many take what is
+/// compressed.
 ///
 /// A member that joined in this turn is told after the turn's burst, so the burst goes only where somebody was told before.
 #[derive(Debug)]
@@ -163,39 +165,47 @@ pub struct Interest {
     shards: Box<[ShardInterest]>,
     members: u32,
     untold: u32,
+    deflating: u32,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
 struct ShardInterest {
     members: u32,
     untold: u32,
+    deflating: u32,
 }
 
 impl Interest {
     /// Nobody, on any of so many shards.
     pub fn new(shards: usize) -> Self {
-        Self { shards: vec![ShardInterest::default(); shards].into(), members: 0, untold: 0 }
+        Self { shards: vec![ShardInterest::default(); shards].into(), members: 0, untold: 0, deflating: 0 }
     }
 
-    /// A member more, not told yet.
-    pub fn join(&mut self, shard: ShardId) {
+    /// A member more, not told yet; whether it takes what is compressed.
+    pub fn join(&mut self, shard: ShardId, deflates: bool) {
         if let Some(interest) = self.shards.get_mut(shard.index()) {
             interest.members += 1;
             interest.untold += 1;
+            interest.deflating += u32::from(deflates);
             self.members += 1;
             self.untold += 1;
+            self.deflating += u32::from(deflates);
         }
     }
 
     /// A member less, one that had been told: an Unsubscribe never overtakes the Subscribed.
-    pub fn leave(&mut self, shard: ShardId) {
+    pub fn leave(&mut self, shard: ShardId, deflates: bool) {
         if let Some(interest) = self.shards.get_mut(shard.index()) {
             debug_assert!(interest.members > interest.untold, "who leaves was told to be in the room");
+            debug_assert!(!deflates || interest.deflating > 0, "who leaves takes what it took when it came");
             let left = interest.members.min(1);
+            let deflated = interest.deflating.min(u32::from(deflates));
             let untold = interest.untold.min(interest.members - left);
             self.members -= left;
             self.untold -= interest.untold - untold;
-            *interest = ShardInterest { members: interest.members - left, untold };
+            self.deflating -= deflated;
+            let (members, deflating) = (interest.members - left, interest.deflating - deflated);
+            *interest = ShardInterest { members, untold, deflating };
         }
     }
 
@@ -205,6 +215,7 @@ impl Interest {
             let ended = std::mem::take(interest);
             self.members -= ended.members;
             self.untold -= ended.untold;
+            self.deflating -= ended.deflating;
         }
     }
 
@@ -219,6 +230,11 @@ impl Interest {
     /// All members.
     pub fn members(&self) -> u32 {
         self.members
+    }
+
+    /// The members that take what is compressed.
+    pub fn deflating(&self) -> u32 {
+        self.deflating
     }
 
     /// The members that get the burst of this turn.
@@ -392,17 +408,18 @@ mod tests {
     #[test]
     fn a_burst_goes_where_somebody_was_told() {
         let mut interest = Interest::new(3);
-        interest.join(A);
+        interest.join(A, true);
         interest.tell_all();
-        interest.join(A);
-        interest.join(B);
-        assert_eq!((interest.members(), interest.told()), (3, 1));
+        interest.join(A, false);
+        interest.join(B, true);
+        assert_eq!((interest.members(), interest.told(), interest.deflating()), (3, 1, 2));
         assert_eq!(interest.shards().collect::<Vec<_>>(), [A, B]);
         assert_eq!(interest.told_shards().collect::<Vec<_>>(), [A]);
-        interest.leave(A);
+        interest.leave(A, true);
         assert_eq!((interest.told_shards().count(), interest.told()), (0, 0));
         interest.end_source(B);
         assert_eq!((interest.members(), interest.shards().collect::<Vec<_>>()), (1, vec![A]));
+        assert_eq!(interest.deflating(), 0);
     }
 
     #[test]

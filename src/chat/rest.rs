@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::burst::Frames;
 use super::envelope::{
     Answer, Ask, ConnectionSummary, Disconnect, MessageKey, Origin, Publish, ReplyTo, Request, RoomAsk, RoomSummary,
     ShardAsk, UserAsk,
@@ -144,9 +145,12 @@ impl Shard {
         let mut frame = Vec::with_capacity(text.len() + 10);
         put_frame(&mut frame, Opcode::Text, &[&text]);
         let target = home(user.hash_code(), self.shards);
-        let ask = Ask::User(user, UserAsk::Event(Arc::from(frame)));
         let conn = self.connections.id(call.slot);
-        self.pending(call, |shard, to| shard.mail.request(target, Request { origin: Origin { conn, to }, ask }))
+        self.pending(call, |shard, to| {
+            let frames = Frames::new(frame.into(), shard.config.deflate.then_some(&mut shard.deflater));
+            let ask = Ask::User(user, UserAsk::Event(frames));
+            shard.mail.request(target, Request { origin: Origin { conn, to }, ask })
+        })
     }
 
     fn pending(&mut self, call: &Call<'_>, ask: impl FnOnce(&mut Self, ReplyTo) -> Result<(), NoCredit>) -> Handled {

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use super::Now;
-use super::burst::{Burst, Kind, Segment};
+use super::burst::{Burst, Frames, Kind, Segment};
 use super::envelope::{Answer, Origin, Publish, Reply, RoomAsk, RoomSummary};
 use super::ids::{ConnId, RoomName, ShardId, UserId};
 use super::orderer::{Decision, Orderer, Outcome};
@@ -22,6 +22,7 @@ use super::presence::{Change, Interest, Left, Presence, PresenceDiff};
 use super::typing::{Pace, Typing};
 use crate::config::Limits;
 use crate::wire::client::ErrorCode;
+use crate::wire::deflate::Deflater;
 use crate::wire::event::{self, UserEvent};
 use crate::wire::websocket::{self, Opcode};
 
@@ -42,6 +43,8 @@ pub struct RoomContext<'a> {
     pub limits: &'a Limits,
     /// The memory that tells retries, shared by the rooms of a shard.
     pub orderer: &'a mut Orderer,
+    /// Compresses what is sent, for those members that take it.
+    pub deflater: &'a mut Deflater,
     /// The server is draining: presence and typing go on, but are told to nobody.
     pub quiet: bool,
 }
@@ -79,7 +82,7 @@ enum Due {
 pub struct Frozen {
     /// The burst's segments; empty if nothing happened.
     pub segments: Arc<[Segment]>,
-    /// The sum of their lengths.
+    /// The sum of their lengths, both variants counted.
     pub bytes: usize,
     /// The shards that get the burst: those with members that are no joiners of this turn.
     pub to: Vec<ShardId>,
@@ -110,9 +113,9 @@ impl Room {
     /// Handles what a shard asks; the reply comes with the next [`Room::freeze`].
     pub fn handle_ask(&mut self, cx: &mut RoomContext<'_>, source: ShardId, origin: Origin, ask: RoomAsk) {
         let due = match ask {
-            RoomAsk::Subscribe { user, again } => {
+            RoomAsk::Subscribe { user, again, deflates } => {
                 if !again {
-                    self.join(cx, source, &user);
+                    self.join(cx, source, &user, deflates);
                 }
                 Due::Subscribed(cx.now.wall_ms)
             }
@@ -130,10 +133,17 @@ impl Room {
     }
 
     /// A connection of `user` on `source`, of which Subscribed was told, is a member no longer.
-    pub fn handle_unsubscribe(&mut self, cx: &mut RoomContext<'_>, source: ShardId, user: &UserId, conn: ConnId) {
+    pub fn handle_unsubscribe(
+        &mut self,
+        cx: &mut RoomContext<'_>,
+        source: ShardId,
+        user: &UserId,
+        conn: ConnId,
+        deflates: bool,
+    ) {
         // What is not counted went with its source.
         let Some(left) = self.presence.leave(source, user) else { return };
-        self.interest.leave(source);
+        self.interest.leave(source, deflates);
         match left {
             Left::Stays => {
                 let ended = self.typing.stop_held_by(user, conn, self.pace(cx));
@@ -205,13 +215,15 @@ impl Room {
         if ask_online {
             websocket::put_frame(&mut frame, Opcode::Text, &[&online]);
         }
-        let frame: Arc<[u8]> = frame.into();
+        let mut deflater = (self.interest.deflating() > 0).then_some(&mut *cx.deflater);
+        let frame = Frames::new(frame.into(), deflater.as_deref_mut());
         let to = if self.burst.is_empty() { Vec::new() } else { self.interest.told_shards().collect() };
         self.interest.tell_all();
         let replies = due.into_iter().map(|(to, origin, due)| (to, Reply { origin, answer: due.answer(&frame) }));
         let replies = replies.collect();
-        let bytes = self.burst.bytes();
-        let segments = self.burst.freeze();
+        // What nobody is told need not be compressed.
+        let segments = self.burst.freeze(deflater.filter(|_| !to.is_empty()));
+        let bytes = segments.iter().map(|segment| segment.frames.bytes()).sum();
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
@@ -278,8 +290,8 @@ impl Room {
         assert!(self.large || self.diff.due_ms().is_none(), "a small room has no differences to tell");
     }
 
-    fn join(&mut self, cx: &RoomContext<'_>, source: ShardId, user: &UserId) {
-        self.interest.join(source);
+    fn join(&mut self, cx: &RoomContext<'_>, source: ShardId, user: &UserId, deflates: bool) {
+        self.interest.join(source, deflates);
         if self.presence.join(source, user) {
             self.tell_change(cx, user, Change::Joined);
             self.note_members(cx);
@@ -464,7 +476,7 @@ impl Room {
 }
 
 impl Due {
-    fn answer(self, frame: &Arc<[u8]>) -> Answer {
+    fn answer(self, frame: &Frames) -> Answer {
         match self {
             Due::Answer(answer) => answer,
             Due::Subscribed(timestamp_ms) => Answer::Subscribed { online: frame.clone(), timestamp_ms },
@@ -513,6 +525,7 @@ mod tests {
     struct World {
         room: Room,
         orderer: Orderer,
+        deflater: Deflater,
         limits: Limits,
         quiet: bool,
         tick_ms: u64,
@@ -542,7 +555,7 @@ mod tests {
 
         fn online(&self, n: usize) -> Value {
             match self.answer(n) {
-                Answer::Subscribed { online, .. } | Answer::Online(online) => payloads(online).remove(0),
+                Answer::Subscribed { online, .. } | Answer::Online(online) => payloads(&online.plain).remove(0),
                 other => panic!("{other:?}"),
             }
         }
@@ -571,13 +584,15 @@ mod tests {
         fn with(limits: Limits) -> Self {
             let name = RoomName::new("r", key().hash("r"));
             let room = Room::new(name, "e1".into(), SHARDS, Now { tick_ms: 0, wall_ms: WALL_MS });
-            Self { room, orderer: Orderer::new(key()), limits, quiet: false, tick_ms: 0 }
+            let deflater = Deflater::new(limits.deflate_threshold_bytes);
+            Self { room, orderer: Orderer::new(key()), deflater, limits, quiet: false, tick_ms: 0 }
         }
 
         fn run<T>(&mut self, run: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
             let now = Now { tick_ms: self.tick_ms, wall_ms: WALL_MS + self.tick_ms };
             let (limits, orderer, quiet) = (&self.limits, &mut self.orderer, self.quiet);
-            run(&mut self.room, &mut RoomContext { now, limits, orderer, quiet })
+            let deflater = &mut self.deflater;
+            run(&mut self.room, &mut RoomContext { now, limits, orderer, deflater, quiet })
         }
 
         fn ask(&mut self, source: ShardId, slot: u32, ask: RoomAsk) {
@@ -586,7 +601,7 @@ mod tests {
         }
 
         fn join(&mut self, source: ShardId, slot: u32, name: &str) {
-            self.ask(source, slot, RoomAsk::Subscribe { user: user(name), again: false });
+            self.ask(source, slot, RoomAsk::Subscribe { user: user(name), again: false, deflates: false });
         }
 
         fn typing(&mut self, source: ShardId, slot: u32, name: &str, start: bool) {
@@ -594,7 +609,7 @@ mod tests {
         }
 
         fn leave(&mut self, source: ShardId, slot: u32, name: &str) {
-            self.run(|room, cx| room.handle_unsubscribe(cx, source, &user(name), conn(source, slot)));
+            self.run(|room, cx| room.handle_unsubscribe(cx, source, &user(name), conn(source, slot), false));
         }
 
         fn publish(&mut self, publish: Publish) {
@@ -609,11 +624,11 @@ mod tests {
 
         fn turn(&mut self) -> Turn {
             let frozen = self.run(|room, cx| room.freeze(cx));
-            assert_eq!(frozen.bytes, frozen.segments.iter().map(|s| s.frames.len()).sum::<usize>());
+            assert_eq!(frozen.bytes, frozen.segments.iter().map(|s| s.frames.bytes()).sum::<usize>());
             assert!(!self.room.has_work());
             let mut events = Vec::new();
             for segment in frozen.segments.iter() {
-                let payloads = payloads(&segment.frames);
+                let payloads = payloads(&segment.frames.plain);
                 assert_eq!(payloads.len(), segment.events as usize);
                 let exclude = segment.exclude.as_ref().map(|user| user.text().to_owned());
                 events.extend(payloads.into_iter().map(|payload| (payload, segment.kind, exclude.clone())));
@@ -662,7 +677,7 @@ mod tests {
             let Answer::Subscribed { timestamp_ms, online } = turn.answer(n) else { panic!() };
             assert_eq!(*timestamp_ms, WALL_MS + 5);
             let Answer::Subscribed { online: first, .. } = turn.answer(0) else { panic!() };
-            assert!(Arc::ptr_eq(online, first), "one frame for all joiners");
+            assert!(Arc::ptr_eq(&online.plain, &first.plain), "one frame for all joiners");
         }
         assert_eq!((world.room.users(), world.room.connections()), (2, 3));
         world.leave(B, 1, "ben");
@@ -673,10 +688,54 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_compressed_once_and_only_while_somebody_takes_it() {
+        let mut world = World::with(Limits { deflate_threshold_bytes: 200, ..Limits::default() });
+        let long =
+            || Publish { prefix: format!("{{\"type\":\"x\",\"text\":\"{:500}\"", "").into_bytes(), ..message("m", 1) };
+        let mut next = 0;
+        let mut variants = |world: &mut World| {
+            next += 1;
+            let id = Id::from_text(&next.to_string()).unwrap();
+            let message = MessageKey { id, id_given: true, idempotency_key: None, digest: next };
+            world.publish(Publish { message: Some(message), ..long() });
+            let frozen = world.run(|room, cx| room.freeze(cx));
+            assert_eq!(frozen.bytes, frozen.segments.iter().map(|segment| segment.frames.bytes()).sum::<usize>());
+            let deflated = frozen.segments[0].frames.deflated.clone();
+            (deflated.map(|deflated| deflated.window_bits), frozen.to)
+        };
+        let join = |world: &mut World, source, name, deflates| {
+            world.ask(source, 1, RoomAsk::Subscribe { user: user(name), again: false, deflates });
+            let turn = world.turn();
+            let Answer::Subscribed { online, .. } = turn.answer(0) else { panic!() };
+            online.deflated.is_some()
+        };
+        let leave = |world: &mut World, source, name, deflates| {
+            world.run(|room, cx| room.handle_unsubscribe(cx, source, &user(name), conn(source, 1), deflates));
+            world.turn();
+        };
+        assert!(!join(&mut world, A, "ana", false));
+        assert_eq!(variants(&mut world), (None, vec![A]));
+        let name = "ben who has the longest name of all, so that the list of who is there is above the threshold as well, \
+            name after name";
+        assert!(join(&mut world, B, name, true), "the list that the joiner gets");
+        assert_eq!(variants(&mut world), (Some(10), vec![A, B]), "one variant for all shards");
+        assert!(join(&mut world, A, "eva", true));
+        leave(&mut world, B, name, true);
+        assert_eq!(variants(&mut world), (Some(10), vec![A]));
+        leave(&mut world, A, "eva", true);
+        assert_eq!(variants(&mut world), (None, vec![A]), "nobody takes it any more");
+        assert!(join(&mut world, B, name, true));
+        world.run(|room, cx| room.source_ended(cx, B));
+        assert_eq!(variants(&mut world), (None, vec![A]));
+        leave(&mut world, A, "ana", false);
+        assert_eq!(variants(&mut world).1, []);
+    }
+
+    #[test]
     fn joining_again_only_answers() {
         let mut world = World::new();
         world.member(A, 1, "ana");
-        world.ask(A, 1, RoomAsk::Subscribe { user: user("ana"), again: true });
+        world.ask(A, 1, RoomAsk::Subscribe { user: user("ana"), again: true, deflates: false });
         let turn = world.turn();
         assert_eq!((turn.told().as_str(), turn.online(0)["online"].clone()), ("", json!(["ana"])));
         assert_eq!(world.room.connections(), 1);
@@ -838,7 +897,7 @@ mod tests {
             answers[1..3],
             [Answer::Refused(ErrorCode::Overloaded), Answer::Refused(ErrorCode::Overloaded)]
         ));
-        let last = payloads(&frozen.segments.last().unwrap().frames);
+        let last = payloads(&frozen.segments.last().unwrap().frames.plain);
         assert_eq!(last.len(), 1);
         assert_eq!(last[0]["online"].as_array().unwrap().len(), 3);
         world.typing(B, 2, "ben", false);
@@ -861,7 +920,7 @@ mod tests {
         let (Answer::Online(refresh), Answer::Subscribed { online, .. }) = (turn.answer(1), turn.answer(3)) else {
             panic!()
         };
-        assert!(Arc::ptr_eq(refresh, online));
+        assert!(Arc::ptr_eq(&refresh.plain, &online.plain));
         assert!(matches!(turn.answer(2), Answer::Users(users, 1) if *users == [user("ana")]));
         assert_eq!(turn.replies.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [B, A, B, B]);
     }

@@ -12,6 +12,7 @@ use super::http::Rest;
 use super::shard::Shard;
 use crate::auth::Role;
 use crate::wire::client::ErrorCode;
+use crate::wire::extensions::Terms;
 use crate::wire::http::{Framing, Head};
 use crate::wire::masking::mask_token;
 use crate::wire::response::put_switching_protocols;
@@ -287,8 +288,12 @@ impl Shard {
     fn open_websocket(&mut self, slot: u32, head: &Head<'_>, target: &Target<'_>, wanted: &Upgrade<'_>) -> Handled {
         let offered = |protocol: &str| wanted.protocols.contains(&protocol);
         let known = offered(SUBPROTOCOL);
+        let deflate = wanted.deflate.filter(|_| self.config.deflate);
+        let extensions = deflate.map(Terms::answer);
         let mut answer = Vec::with_capacity(192);
-        put_switching_protocols(&mut answer, &wanted.accept, known.then_some(SUBPROTOCOL));
+        let protocol = known.then_some(SUBPROTOCOL);
+        put_switching_protocols(&mut answer, &wanted.accept, protocol, extensions.as_deref());
+        self.connections[slot].set_window_bits(deflate.map_or(0, |terms| terms.window_bits));
         let in_query = target.query("token").filter(|token| !token.is_empty());
         let in_protocol = || wanted.protocols.iter().find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL));
         let token: Option<Cow<'_, str>> =

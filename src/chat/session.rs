@@ -10,7 +10,7 @@ use super::membership::{RoomAction, RoomRequest};
 use super::shard::Shard;
 use crate::config::Service;
 use crate::wire::client::{self, Action, ErrorCode, Request, RoomEntry};
-use crate::wire::decoder::{Event, decode};
+use crate::wire::decoder::{Event, Rules, decode_by};
 use crate::wire::event;
 use crate::wire::websocket::{Opcode, put_frame};
 
@@ -46,7 +46,8 @@ impl Shard {
     }
 
     pub(super) fn websocket_input(&mut self, slot: u32, input: &mut [u8]) {
-        let message_bytes_max = self.config.limits.message_bytes_max;
+        let deflate = self.connections[slot].deflates();
+        let rules = Rules { message_bytes_max: self.config.limits.message_bytes_max, deflate };
         let mut partial = self.connections[slot].extra.as_mut().and_then(|extra| extra.partial.take());
         let mut at = 0;
         while at < input.len() {
@@ -58,7 +59,7 @@ impl Shard {
                 }
                 _ => return,
             }
-            let step = match decode(&mut partial, &mut input[at..], message_bytes_max) {
+            let step = match decode_by(&mut partial, &mut input[at..], rules) {
                 Ok(step) => step,
                 Err(violation) => return self.close(slot, &CloseReason::Violation(violation)),
             };
@@ -100,7 +101,8 @@ impl Shard {
                     self.mark_express(slot);
                 }
             }
-            Event::Message { payload, binary } => self.take_message(slot, &payload, binary),
+            Event::Message { payload, binary, deflated: true } => self.handle_deflated(slot, &payload, binary),
+            Event::Message { payload, binary, .. } => self.take_message(slot, &payload, binary),
         }
     }
 
@@ -110,6 +112,16 @@ impl Shard {
             Service::Chat => self.handle_message(slot, payload),
             Service::Echo => self.echo_message(slot, payload, binary),
         }
+    }
+
+    fn handle_deflated(&mut self, slot: u32, payload: &[u8], binary: bool) {
+        let message_bytes_max = self.config.limits.message_bytes_max;
+        let mut message = self.inflater.take_buffer();
+        match self.inflater.inflate(payload, !binary, message_bytes_max, &mut message) {
+            Ok(()) => self.take_message(slot, &message, binary),
+            Err(violation) => self.close(slot, &CloseReason::Violation(violation)),
+        }
+        self.inflater.keep_buffer(message);
     }
 
     fn handle_message(&mut self, slot: u32, payload: &[u8]) {

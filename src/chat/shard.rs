@@ -33,6 +33,7 @@ use super::tables::{LocalRooms, Users};
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
 use crate::config::{Config, Service};
+use crate::wire::deflate::{Deflater, Inflater};
 
 /// At most this much is handed to the socket in one write.
 pub const WRITE_BYTES_MAX: usize = 256 * 1024;
@@ -100,6 +101,9 @@ pub struct Shard {
     pub(super) user_homes: UserHomes,
     pub(super) revocations: Revocations,
     pub(super) stage: Stage,
+    /// One of each for all connections: no message is compressed with what stands in another.
+    pub(super) deflater: Deflater,
+    pub(super) inflater: Inflater,
     pub(super) input_bytes: usize,
     pub(super) dead: Vec<u32>,
     pub(super) shut: Vec<u32>,
@@ -133,6 +137,8 @@ impl Shard {
             user_homes: UserHomes::default(),
             revocations: Revocations::new(limits.revocations_max),
             stage: Stage::Running,
+            deflater: Deflater::new(limits.deflate_threshold_bytes),
+            inflater: Inflater::default(),
             input_bytes: 0,
             dead: Vec::new(),
             shut: Vec::new(),
@@ -197,7 +203,9 @@ impl Shard {
         match envelope {
             Envelope::Request(request) => self.handle_request(from, request),
             Envelope::Reply(reply) => self.handle_reply(reply),
-            Envelope::Unsubscribe { room, user, conn } => self.handle_unsubscribe(from, &room, &user, conn),
+            Envelope::Unsubscribe { room, user, conn, deflates } => {
+                self.handle_unsubscribe(from, &room, &user, conn, deflates);
+            }
             Envelope::Burst { room, segments, .. } => self.deliver(&room, &segments),
             Envelope::UserGone { user, conn } => self.user_homes.leave(&user, conn),
             Envelope::Replace { conn } => {
@@ -205,7 +213,7 @@ impl Shard {
                     self.close(conn.slot(), &CloseReason::Replaced);
                 }
             }
-            Envelope::ToUser { user, frame } => self.deliver_to_user(&user, frame),
+            Envelope::ToUser { user, frame } => self.deliver_to_user(&user, &frame),
         }
         if window_bytes > 0 && self.mail.take_over(from, window_bytes) {
             self.rooms.unblock();

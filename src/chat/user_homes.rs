@@ -4,8 +4,6 @@
 //! of the user that has been silent longest is closed in its place: the shards that own the connections are asked how
 //! long each has been silent, one round at a time.
 
-use std::sync::Arc;
-
 use hashbrown::HashTable;
 use slab::Slab;
 
@@ -148,7 +146,7 @@ impl Shard {
                     return self.mail.reply(from, Reply { origin, answer });
                 }
                 for shard in shards {
-                    self.mail.post(shard, Envelope::ToUser { user: user.clone(), frame: Arc::clone(&frame) });
+                    self.mail.post(shard, Envelope::ToUser { user: user.clone(), frame: frame.clone() });
                 }
                 let answer = Answer::Delivered { users: u32::from(connections > 0), connections: connections as u32 };
                 self.mail.reply(from, Reply { origin, answer });

@@ -101,6 +101,8 @@ limits! {
     rooms_max: usize, "rooms", 1_000_000, 1..=10_000_000;
     /// One WebSocket message, all its fragments together; above it the connection closes 1009.
     message_bytes_max: usize, "bytes", 65_536, 1_024..=16_777_216;
+    /// Least size of a message that is compressed for clients that take it so.
+    deflate_threshold_bytes: usize, "bytes", 512, 1..=16_777_216;
     /// Request line and header fields of one HTTP request; above it the answer is 431.
     header_bytes_max: usize, "bytes", 16_384, 1_024..=1_048_576;
     /// Body of one HTTP request; above it the answer is 413.

@@ -10,6 +10,8 @@ use super::Config;
 pub const BASE_BYTES: u64 = 32 << 20;
 /// A thread's stack, read buffer and wheel.
 pub const THREAD_BYTES: u64 = 8 << 20;
+/// A thread's compressors, one for each width of window, its inflater, and buffers for a segment of usual size.
+pub const CODEC_BYTES: u64 = 3 << 20;
 /// A connection with its identity, index entries and two rooms.
 pub const SLOT_BYTES: u64 = 320;
 /// A room that a connection is in, beyond the two that its slot holds.
@@ -67,6 +69,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         threads * count(limits.mailbox_batches_max) * BATCH_BYTES,
         entries * ENTRY_BYTES,
     ];
+    // While a message is inflated or compressed, its buffers are as large as it is.
+    let codec = CODEC_BYTES + count(limits.message_bytes_max) + 2 * count(limits.body_bytes_max);
     MemoryBound {
         parts: vec![
             ("base", BASE_BYTES + threads * THREAD_BYTES),
@@ -76,6 +80,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
             ("segment pool", count(limits.segment_pool_bytes)),
             ("direct pool", count(limits.direct_pool_bytes)),
             ("input pool", count(limits.input_pool_bytes)),
+            ("compression", if config.deflate { threads * codec } else { 0 }),
             ("tables and mailboxes", tables.iter().sum()),
         ],
         kernel_bytes: connections * count(limits.socket_send_buffer_bytes) * SEND_BUFFER_FACTOR,

@@ -61,6 +61,8 @@ settings! {
         "Where messages are kept.";
     CHAT_RATES false, "on", "on or off",
         "Rate limits of any kind; off is for load tests.";
+    CHAT_DEFLATE false, "on", "on or off",
+        "Whether messages are compressed for clients that offer permessage-deflate.";
     CHAT_ENFORCE_EXPIRY false, "on", "on or off",
         "Whether a connection closes (4001) when its token expires.";
     CHAT_ORIGINS false, "*", "* or origins such as https://app.example.com, separated by commas",

@@ -9,11 +9,12 @@
 //!   in the input is unmasked in place and borrowed, without allocation.
 //! - Memory follows the bytes received, never the length announced.
 //!
-//! Compression: permessage-deflate (RFC 7692) marks the first frame of a message with RSV1. Its place is
-//! `Rules::reserved_bits_allowed`; without an extension every reserved bit is a violation.
+//! Compression: permessage-deflate (RFC 7692) marks the first frame of a message with RSV1, which is a violation
+//! anywhere else, and everywhere unless it was negotiated. A compressed message comes out as it came in: inflating it,
+//! and checking the text that results, is for [`deflate`].
 
-use super::websocket::{CONTROL_BYTES_MAX, CloseFrame, Opcode, Violation, is_close_code_valid};
-use super::{mask, utf8};
+use super::websocket::{CONTROL_BYTES_MAX, CloseFrame, DEFLATED, Opcode, Violation, is_close_code_valid};
+use super::{deflate, mask, utf8};
 use std::borrow::Cow;
 use std::mem;
 
@@ -28,10 +29,12 @@ const PAYLOAD_BYTES_STEP: usize = 512;
 pub enum Event<'a> {
     /// A whole message, reassembled if it was fragmented.
     Message {
-        /// The unmasked payload; UTF-8 unless `binary`.
+        /// The unmasked payload; UTF-8 unless `binary` or `deflated`.
         payload: Cow<'a, [u8]>,
         /// Whether the message was sent as binary.
         binary: bool,
+        /// Whether the payload is compressed.
+        deflated: bool,
     },
     /// A ping, to be answered with a pong of the same payload (at most 125 bytes).
     Ping(Cow<'a, [u8]>),
@@ -72,7 +75,7 @@ impl Partial {
     }
 }
 
-/// Decodes at most one event from `input`, unmasking in place.
+/// Decodes at most one event from `input`, unmasking in place, on a connection without an extension.
 ///
 /// Always makes progress: without an event, all of `input` was consumed and what matters of it is kept in `partial`.
 /// A message may have at most `message_bytes_max` bytes, over all its fragments. `partial` starts as `None` and belongs
@@ -86,12 +89,38 @@ pub fn decode<'a>(
     input: &'a mut [u8],
     message_bytes_max: usize,
 ) -> Result<Step<'a>, Violation> {
-    let rules = Rules { message_bytes_max, reserved_bits_allowed: 0 };
+    decode_by(partial, input, Rules { message_bytes_max, deflate: false })
+}
+
+/// As [`decode`], by the rules of the connection.
+///
+/// # Errors
+/// As of [`decode`].
+pub fn decode_by<'a>(
+    partial: &mut Option<Box<Partial>>,
+    input: &'a mut [u8],
+    rules: Rules,
+) -> Result<Step<'a>, Violation> {
     let step = advance(partial, input, rules);
     if step.is_err() {
         *partial = None;
     }
     step
+}
+
+/// What one connection accepts.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The bytes of the longest message, inflated; a compressed one may be as long as an incompressible one becomes.
+    pub message_bytes_max: usize,
+    /// Whether permessage-deflate was negotiated.
+    pub deflate: bool,
+}
+
+impl Rules {
+    fn payload_bytes_max(self, deflated: bool) -> usize {
+        if deflated { deflate::compressed_bytes_max(self.message_bytes_max) } else { self.message_bytes_max }
+    }
 }
 
 fn advance<'a>(partial: &mut Option<Box<Partial>>, input: &'a mut [u8], rules: Rules) -> Result<Step<'a>, Violation> {
@@ -106,13 +135,13 @@ fn advance<'a>(partial: &mut Option<Box<Partial>>, input: &'a mut [u8], rules: R
         } else {
             take_data(partial, frame, chunk, rules)?
         };
-        let (opcode, payload) = match progress {
+        let (opcode, deflated, payload) = match progress {
             Progress::Unfinished => break,
             Progress::Fragment => continue,
-            Progress::Whole => (frame.opcode, Cow::Borrowed(&input[start..consumed])),
-            Progress::Assembled(opcode, payload) => (opcode, Cow::Owned(payload)),
+            Progress::Whole => (frame.opcode, frame.is_deflated, Cow::Borrowed(&input[start..consumed])),
+            Progress::Assembled(opcode, deflated, payload) => (opcode, deflated, Cow::Owned(payload)),
         };
-        let event = Some(event(opcode, payload)?);
+        let event = Some(event(opcode, deflated, payload)?);
         let is_last = opcode == Opcode::Close;
         if is_last || partial.as_ref().is_some_and(|partial| partial.is_idle()) {
             *partial = None;
@@ -122,19 +151,13 @@ fn advance<'a>(partial: &mut Option<Box<Partial>>, input: &'a mut [u8], rules: R
     Ok(Step { consumed: input.len(), event: None })
 }
 
-/// What one connection accepts.
-#[derive(Clone, Copy, Debug)]
-struct Rules {
-    message_bytes_max: usize,
-    /// The bits of the first byte that an extension has given a meaning on the first frame of a message.
-    reserved_bits_allowed: u8,
-}
-
 /// A frame whose header is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Frame {
     opcode: Opcode,
     is_final: bool,
+    /// Begins a compressed message.
+    is_deflated: bool,
     /// Turned so that it fits the next byte of the payload.
     key: [u8; 4],
     /// The bytes of payload not yet received.
@@ -168,13 +191,17 @@ impl Default for Stage {
 #[derive(Debug, PartialEq, Eq)]
 struct Assembly {
     payload: Vec<u8>,
-    /// `None` for a binary message.
+    opcode: Opcode,
+    is_deflated: bool,
+    /// For a text that is not compressed.
     utf8: Option<utf8::Validator>,
 }
 
 impl Assembly {
-    fn new(opcode: Opcode) -> Self {
-        Self { payload: Vec::new(), utf8: (opcode != Opcode::Binary).then(utf8::Validator::default) }
+    fn new(frame: Frame) -> Self {
+        let is_checked = frame.opcode == Opcode::Text && !frame.is_deflated;
+        let utf8 = is_checked.then(utf8::Validator::default);
+        Self { payload: Vec::new(), opcode: frame.opcode, is_deflated: frame.is_deflated, utf8 }
     }
 
     /// Takes a piece of a message that will have at most `payload_bytes_max` bytes.
@@ -193,11 +220,10 @@ impl Assembly {
         Ok(())
     }
 
-    fn finish(self) -> Result<(Opcode, Vec<u8>), Violation> {
+    fn finish(self) -> Result<Progress, Violation> {
         match self.utf8 {
             Some(utf8) if !utf8.is_complete() => Err(INVALID_TEXT),
-            Some(_) => Ok((Opcode::Text, self.payload)),
-            None => Ok((Opcode::Binary, self.payload)),
+            _ => Ok(Progress::Assembled(self.opcode, self.is_deflated, self.payload)),
         }
     }
 }
@@ -210,8 +236,8 @@ enum Progress {
     Fragment,
     /// The piece is the whole payload.
     Whole,
-    /// The piece completes a payload that began in an earlier input or frame.
-    Assembled(Opcode, Vec<u8>),
+    /// The piece completes a payload that began in an earlier input or frame; whether it is compressed.
+    Assembled(Opcode, bool, Vec<u8>),
 }
 
 /// The frame that `input` goes on with, and the bytes of `input` that belong to its header.
@@ -220,10 +246,13 @@ fn next_frame(
     input: &[u8],
     rules: Rules,
 ) -> Result<Option<(Frame, usize)>, Violation> {
-    let (stage, message_len) = match partial {
+    let (stage, room) = match partial {
         Some(partial) => {
-            let message_len = (partial.message.as_ref()).map(|message| message.payload.len());
-            (mem::take(&mut partial.stage), message_len)
+            let room = partial
+                .message
+                .as_ref()
+                .map(|message| rules.payload_bytes_max(message.is_deflated).saturating_sub(message.payload.len()));
+            (mem::take(&mut partial.stage), room)
         }
         None => (Stage::default(), None),
     };
@@ -232,7 +261,7 @@ fn next_frame(
         Stage::Header { bytes, len } => (bytes, usize::from(len).min(HEADER_BYTES_MAX)),
     };
     if kept == 0
-        && let Some(found) = parse_header(input, message_len, rules)?
+        && let Some(found) = parse_header(input, room, rules)?
     {
         return Ok(Some(found));
     }
@@ -240,7 +269,7 @@ fn next_frame(
     let len = kept + added;
     bytes[kept..len].copy_from_slice(&input[..added]);
     if kept > 0
-        && let Some((frame, header_len)) = parse_header(&bytes[..len], message_len, rules)?
+        && let Some((frame, header_len)) = parse_header(&bytes[..len], room, rules)?
     {
         return Ok(Some((frame, header_len.saturating_sub(kept))));
     }
@@ -253,13 +282,13 @@ fn next_frame(
 
 /// Reads the header at the start of `bytes`, as far as it is there (section 5.2).
 ///
-/// `message_len` is what has been received of a fragmented message under way. The result is the frame and the length of
+/// `message_room` is what may still come of a fragmented message under way. The result is the frame and the length of
 /// its header, or `None` while the header is incomplete and what is there of it is right.
-fn parse_header(bytes: &[u8], message_len: Option<usize>, rules: Rules) -> Result<Option<(Frame, usize)>, Violation> {
+fn parse_header(bytes: &[u8], message_room: Option<usize>, rules: Rules) -> Result<Option<(Frame, usize)>, Violation> {
     let Some((&first, rest)) = bytes.split_first() else {
         return Ok(None);
     };
-    let (opcode, is_final) = parse_first_byte(first, message_len.is_some(), rules)?;
+    let (opcode, is_final, is_deflated) = parse_first_byte(first, message_room.is_some(), rules)?;
     let Some((&second, rest)) = rest.split_first() else {
         return Ok(None);
     };
@@ -276,7 +305,7 @@ fn parse_header(bytes: &[u8], message_len: Option<usize>, rules: Rules) -> Resul
     let room = if opcode.is_control() {
         CONTROL_BYTES_MAX
     } else {
-        (rules.message_bytes_max).saturating_sub(message_len.unwrap_or(0))
+        message_room.unwrap_or_else(|| rules.payload_bytes_max(is_deflated))
     };
     let Some((payload_len, rest)) = parse_length(short_len, rest, room)? else {
         return Ok(None);
@@ -284,17 +313,17 @@ fn parse_header(bytes: &[u8], message_len: Option<usize>, rules: Rules) -> Resul
     let Some((&key, rest)) = rest.split_first_chunk() else {
         return Ok(None);
     };
-    let frame = Frame { opcode, is_final, key, remaining: payload_len };
+    let frame = Frame { opcode, is_final, is_deflated, key, remaining: payload_len };
     Ok(Some((frame, bytes.len() - rest.len())))
 }
 
-fn parse_first_byte(first: u8, is_message_open: bool, rules: Rules) -> Result<(Opcode, bool), Violation> {
+fn parse_first_byte(first: u8, is_message_open: bool, rules: Rules) -> Result<(Opcode, bool, bool), Violation> {
     let Some(opcode) = Opcode::from_bits(first & 0x0f) else {
         return Err(protocol_error("unknown opcode"));
     };
     let is_final = first & 0x80 != 0;
     let begins_message = matches!(opcode, Opcode::Text | Opcode::Binary);
-    let reserved_bits_allowed = if begins_message { rules.reserved_bits_allowed } else { 0 };
+    let reserved_bits_allowed = if begins_message && rules.deflate { DEFLATED } else { 0 };
     if first & 0x70 & !reserved_bits_allowed != 0 {
         return Err(protocol_error("reserved bit set"));
     }
@@ -307,7 +336,7 @@ fn parse_first_byte(first: u8, is_message_open: bool, rules: Rules) -> Result<(O
     if begins_message && is_message_open {
         return Err(protocol_error("new message inside a fragmented one"));
     }
-    Ok((opcode, is_final))
+    Ok((opcode, is_final, first & DEFLATED != 0))
 }
 
 /// Reads the length of the payload and returns it with what follows; `None` while it is incomplete.
@@ -357,7 +386,7 @@ fn take_control(partial: &mut Option<Box<Partial>>, frame: Frame, chunk: &[u8]) 
     partial.control.extend_from_slice(chunk);
     if is_complete {
         let payload = mem::take(&mut partial.control);
-        return Ok(Progress::Assembled(frame.opcode, payload));
+        return Ok(Progress::Assembled(frame.opcode, false, payload));
     }
     if frame.opcode == Opcode::Close {
         check_close_beginning(&partial.control)?;
@@ -375,7 +404,7 @@ fn take_data(
     let is_complete = chunk.len() == frame.remaining;
     let is_open = (partial.as_ref()).is_some_and(|partial| partial.message.is_some());
     if is_complete && frame.is_final && !is_open {
-        return if frame.opcode == Opcode::Text && !utf8::is_valid(chunk) {
+        return if frame.opcode == Opcode::Text && !frame.is_deflated && !utf8::is_valid(chunk) {
             Err(INVALID_TEXT)
         } else {
             Ok(Progress::Whole)
@@ -388,25 +417,27 @@ fn take_data(
             return Ok(Progress::Unfinished);
         }
     }
-    let mut message = (partial.message.take()).unwrap_or_else(|| Assembly::new(frame.opcode));
-    let payload_bytes_max =
-        if frame.is_final { message.payload.len() + frame.remaining } else { rules.message_bytes_max };
+    let mut message = (partial.message.take()).unwrap_or_else(|| Assembly::new(frame));
+    let payload_bytes_max = if frame.is_final {
+        message.payload.len() + frame.remaining
+    } else {
+        rules.payload_bytes_max(message.is_deflated)
+    };
     message.push(chunk, payload_bytes_max)?;
     if is_complete && frame.is_final {
-        let (opcode, payload) = message.finish()?;
-        return Ok(Progress::Assembled(opcode, payload));
+        return message.finish();
     }
     partial.message = Some(message);
     Ok(if is_complete { Progress::Fragment } else { Progress::Unfinished })
 }
 
-fn event(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Event<'_>, Violation> {
+fn event(opcode: Opcode, deflated: bool, payload: Cow<'_, [u8]>) -> Result<Event<'_>, Violation> {
     Ok(match opcode {
         Opcode::Ping => Event::Ping(payload),
         Opcode::Pong => Event::Pong(payload),
         Opcode::Close => Event::Close(close_frame(&payload)?),
         Opcode::Continuation | Opcode::Text | Opcode::Binary => {
-            Event::Message { payload, binary: opcode == Opcode::Binary }
+            Event::Message { payload, binary: opcode == Opcode::Binary, deflated }
         }
     })
 }
@@ -443,11 +474,11 @@ fn check_close_beginning(payload: &[u8]) -> Result<(), Violation> {
     }
 }
 
-const INVALID_TEXT: Violation = Violation { code: 1007, reason: "text is not UTF-8" };
+pub(super) const INVALID_TEXT: Violation = Violation { code: 1007, reason: "text is not UTF-8" };
 
 const INVALID_REASON: Violation = Violation { code: 1007, reason: "close reason is not UTF-8" };
 
-const TOO_BIG: Violation = Violation { code: 1009, reason: "message too big" };
+pub(super) const TOO_BIG: Violation = Violation { code: 1009, reason: "message too big" };
 
 const fn protocol_error(reason: &'static str) -> Violation {
     Violation { code: 1002, reason }
@@ -491,7 +522,7 @@ mod tests {
 
     fn message(payload: &[u8], binary: bool) -> Event<'static> {
         let payload = Cow::Owned(payload.to_vec());
-        Event::Message { payload, binary }
+        Event::Message { payload, binary, deflated: false }
     }
 
     fn ping(payload: &[u8]) -> Event<'static> {
@@ -501,7 +532,7 @@ mod tests {
     fn owned(event: Event<'_>) -> Event<'static> {
         let keep = |payload: Cow<'_, [u8]>| Cow::Owned(payload.into_owned());
         match event {
-            Event::Message { payload, binary } => message(&payload, binary),
+            Event::Message { payload, binary, deflated } => Event::Message { payload: keep(payload), binary, deflated },
             Event::Ping(payload) => Event::Ping(keep(payload)),
             Event::Pong(payload) => Event::Pong(keep(payload)),
             Event::Close(close) => Event::Close(close),
@@ -511,6 +542,7 @@ mod tests {
     /// A decoder with what came out of it.
     #[derive(Debug, Default, PartialEq)]
     struct World {
+        deflate: bool,
         partial: Option<Box<Partial>>,
         events: Vec<Event<'static>>,
         violation: Option<Violation>,
@@ -523,7 +555,8 @@ mod tests {
             let mut input = input.to_vec();
             let mut at = 0;
             while !self.has_ended() {
-                match decode(&mut self.partial, &mut input[at..], message_bytes_max) {
+                let rules = Rules { message_bytes_max, deflate: self.deflate };
+                match decode_by(&mut self.partial, &mut input[at..], rules) {
                     Ok(step) => {
                         at += step.consumed;
                         let Some(event) = step.event else { break };
@@ -647,6 +680,102 @@ mod tests {
                 message(b"next", true),
             ],
         );
+    }
+
+    fn deflating() -> World {
+        World { deflate: true, ..World::default() }
+    }
+
+    /// Whole, byte by byte and cut in two at every place.
+    fn decode_deflating(bytes: &[u8], message_bytes_max: usize) -> World {
+        let mut whole = deflating();
+        whole.feed(bytes, message_bytes_max);
+        for cut in 0..=bytes.len() {
+            let mut world = deflating();
+            world.feed(&bytes[..cut], message_bytes_max);
+            if !world.has_ended() {
+                world.feed(&bytes[cut..], message_bytes_max);
+            }
+            assert_eq!((&world.events, world.violation), (&whole.events, whole.violation), "cut at {cut}");
+        }
+        let mut bytewise = deflating();
+        for byte in bytes {
+            if !bytewise.has_ended() {
+                bytewise.feed(&[*byte], message_bytes_max);
+            }
+        }
+        assert_eq!((&bytewise.events, bytewise.violation), (&whole.events, whole.violation));
+        whole
+    }
+
+    #[test]
+    fn the_first_frame_of_a_message_may_say_that_it_is_compressed() {
+        let compressed =
+            |payload: &[u8], binary| Event::Message { payload: Cow::Owned(payload.to_vec()), binary, deflated: true };
+        // What is compressed is no text yet.
+        let table: &[(&str, Vec<u8>, Vec<Event<'static>>)] = &[
+            ("text", frame(0xc1, b"\xf2\xff"), vec![compressed(b"\xf2\xff", false)]),
+            ("binary", frame(0xc2, b"\xf2"), vec![compressed(b"\xf2", true)]),
+            ("empty", frame(0xc1, b""), vec![compressed(b"", false)]),
+            ("plain", frame(0x81, b"plain"), vec![message(b"plain", false)]),
+            (
+                "fragments with a ping between",
+                [frame(0x41, b"\xf2\xc3"), frame(0x89, b"!"), frame(0x00, b""), frame(0x80, b"\x28\x00")].concat(),
+                vec![ping(b"!"), compressed(b"\xf2\xc3\x28\x00", false)],
+            ),
+            (
+                "one after the other",
+                [frame(0x42, b"\xff"), frame(0x80, b""), frame(0x01, b"pl"), frame(0x80, b"ain")].concat(),
+                vec![compressed(b"\xff", true), message(b"plain", false)],
+            ),
+        ];
+        for (name, bytes, events) in table {
+            let world = decode_deflating(bytes, BYTES_MAX);
+            assert_eq!((&world.events, world.violation, world.partial), (events, None, None), "{name}");
+            let plain = decode_whole(bytes, BYTES_MAX);
+            let is_compressed = |event: &Event<'_>| matches!(event, Event::Message { deflated: true, .. });
+            assert_eq!(plain.violation.is_some(), events.iter().any(is_compressed), "{name}, not negotiated");
+        }
+    }
+
+    #[test]
+    fn the_mark_of_compression_elsewhere_is_a_violation() {
+        let table: &[(&str, Vec<u8>, u16)] = &[
+            ("on a continuation", [frame(0x41, b"a"), frame(0xc0, b"b")].concat(), 1002),
+            ("on a continuation of a plain message", [frame(0x01, b"a"), frame(0x40, b"b")].concat(), 1002),
+            ("on a ping", frame(0xc9, b""), 1002),
+            ("on a pong", frame(0xca, b""), 1002),
+            ("on a close", frame(0xc8, b""), 1002),
+            ("on a reserved opcode", frame(0xc3, b""), 1002),
+            ("the second reserved bit", frame(0xa1, b""), 1002),
+            ("the third reserved bit", frame(0x91, b""), 1002),
+            ("two reserved bits", frame(0xe1, b""), 1002),
+            ("bad text that is not compressed", frame(0x81, b"\xff"), 1007),
+            ("bad text behind a compressed message", [frame(0xc1, b"\xff"), frame(0x81, b"\xff")].concat(), 1007),
+        ];
+        for (name, bytes, code) in table {
+            let violation = decode_deflating(bytes, BYTES_MAX).violation;
+            assert_eq!(violation.map(|violation| violation.code), Some(*code), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_may_be_a_little_longer_than_what_is_in_it() {
+        let longest = deflate::compressed_bytes_max(1000);
+        assert!(longest > 1000);
+        for (first, last, max) in [(0xc2, 0, longest), (0x82, 0, 1000), (0x42, 0x80, longest), (0x02, 0x80, 1000)] {
+            for (length, is_taken) in [(max, true), (max + 1, false)] {
+                let payload = vec![0; length];
+                let bytes = match last {
+                    0 => frame(first, &payload),
+                    last => [frame(first, &payload[..600]), frame(last, &payload[600..])].concat(),
+                };
+                let mut world = deflating();
+                world.feed(&bytes, 1000);
+                assert_eq!(world.violation.is_none(), is_taken, "{first:x} {length}");
+                assert!(is_taken || world.violation == Some(TOO_BIG));
+            }
+        }
     }
 
     #[test]
@@ -799,7 +928,8 @@ mod tests {
         let mut partial = None;
         let step = decode(&mut partial, &mut input, BYTES_MAX).unwrap();
         assert_eq!(step.consumed, 11);
-        let Some(Event::Message { payload: Cow::Borrowed(b"Hello"), binary: false }) = step.event else {
+        let Some(Event::Message { payload: Cow::Borrowed(b"Hello"), binary: false, deflated: false }) = step.event
+        else {
             panic!("{step:?}");
         };
         assert_eq!(partial, None);

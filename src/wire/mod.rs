@@ -5,8 +5,10 @@
 pub mod body;
 pub mod client;
 pub mod decoder;
+pub mod deflate;
 mod digest;
 pub mod event;
+pub mod extensions;
 pub mod http;
 #[cfg(test)]
 mod http_tests;

@@ -69,13 +69,16 @@ pub fn put_response(out: &mut Vec<u8>, response: &Response<'_>, keep_alive: bool
 }
 
 /// Appends the answer that makes the connection a WebSocket (RFC 6455 4.2.2). `protocol` is the subprotocol selected
-/// among those offered.
-pub fn put_switching_protocols(out: &mut Vec<u8>, accept: &str, protocol: Option<&str>) {
-    out.reserve(160 + protocol.map_or(0, str::len));
+/// among those offered, `extensions` what of them was agreed.
+pub fn put_switching_protocols(out: &mut Vec<u8>, accept: &str, protocol: Option<&str>, extensions: Option<&str>) {
+    out.reserve(160 + protocol.map_or(0, str::len) + extensions.map_or(0, |value| value.len() + 32));
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
     put_field(out, "Sec-WebSocket-Accept", accept);
     if let Some(protocol) = protocol {
         put_field(out, "Sec-WebSocket-Protocol", protocol);
+    }
+    if let Some(extensions) = extensions {
+        put_field(out, "Sec-WebSocket-Extensions", extensions);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -244,7 +247,7 @@ mod tests {
     #[test]
     fn switching() {
         let mut out = Vec::new();
-        put_switching_protocols(&mut out, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", Some("sizland.v1"));
+        put_switching_protocols(&mut out, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", Some("sizland.v1"), None);
         assert_eq!(
             str::from_utf8(&out),
             Ok("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

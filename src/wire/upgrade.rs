@@ -1,13 +1,14 @@
 //! The opening handshake of a WebSocket (RFC 6455 4.2).
 //!
 //! Owns the check of the request and the key's answer. Knows nothing of tokens, subprotocol names or who may connect:
-//! that is decided from the `Head` and the offered subprotocols by the caller. No extension is read here; an offer of
-//! one is found with `Head::list("sec-websocket-extensions")`.
+//! that is decided from the `Head` and the offered subprotocols by the caller; and what the offered extensions mean stands
+//! in [`extensions`].
 
 use std::str;
 
 use tungstenite::handshake::derive_accept_key;
 
+use super::extensions::{self, Terms};
 use super::http::{BodyLength, Framing, Head, Reject, is_token};
 
 /// Subprotocols that one request may offer.
@@ -20,6 +21,8 @@ pub struct Upgrade<'b> {
     pub accept: String,
     /// The subprotocols offered, in the client's order of preference; each is a token, compared with its case.
     pub protocols: Vec<&'b str>,
+    /// The terms on which permessage-deflate may be used, if it was offered.
+    pub deflate: Option<Terms>,
 }
 
 /// Checks that a request to the WebSocket's path is a correct opening handshake.
@@ -58,7 +61,8 @@ pub fn upgrade<'b>(head: &Head<'b>, framing: &Framing) -> Result<Upgrade<'b>, Re
     if !is_key(key) {
         return Err(Reject::bad("Sec-WebSocket-Key is not 16 bytes in base64"));
     }
-    Ok(Upgrade { accept: derive_accept_key(key), protocols: protocols(head)? })
+    let deflate = extensions::agree(head.header_values("sec-websocket-extensions"))?;
+    Ok(Upgrade { accept: derive_accept_key(key), protocols: protocols(head)?, deflate })
 }
 
 /// The value of a field that must be there exactly once (RFC 6455 11.3).
@@ -160,6 +164,8 @@ mod tests {
             ("ZQ==", "Z===", Err(400)),
             ("dGhl", "dG-l", Err(400)),
             ("dGhl", "", Err(400)),
+            ("Host: ", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nHost: ", Ok(())),
+            ("Host: ", "Sec-WebSocket-Extensions: permessage-deflate;\r\nHost: ", Err(400)),
             ("Host: ", "Content-Length: 5\r\nHost: ", Err(400)),
             ("Host: ", "Transfer-Encoding: chunked\r\nHost: ", Err(400)),
         ];

@@ -8,6 +8,9 @@ use tungstenite::protocol::frame::coding::CloseCode;
 /// The largest payload of a control frame, in bytes (RFC 6455, section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
 
+/// The reserved bit that marks a compressed message on its first frame: RSV1 (RFC 7692, section 6).
+pub const DEFLATED: u8 = 0x40;
+
 /// What a frame is (RFC 6455, section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
@@ -87,7 +90,17 @@ pub fn header_len(payload_len: usize) -> usize {
 /// Appends the header of an unmasked, final frame; the length takes its shortest form.
 pub fn put_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
     debug_assert!(!opcode.is_control() || payload_len <= CONTROL_BYTES_MAX);
-    let first = 0x80 | opcode.bits();
+    put_header_behind(out, 0x80 | opcode.bits(), payload_len);
+}
+
+/// Appends the header of a frame that is a whole message, compressed to `payload_len` bytes (RFC 7692, section 6).
+pub fn put_deflated_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
+    debug_assert!(!opcode.is_control());
+    put_header_behind(out, 0x80 | DEFLATED | opcode.bits(), payload_len);
+}
+
+/// Appends the rest of a header behind its first byte.
+fn put_header_behind(out: &mut Vec<u8>, first: u8, payload_len: usize) {
     match payload_len {
         0..=125 => out.extend_from_slice(&[first, payload_len as u8]),
         126..=0xffff => {
@@ -135,6 +148,14 @@ pub fn frame_end(stream: &[u8], offset: usize) -> usize {
     end
 }
 
+/// The first of a row of whole server frames: its first byte, its payload, and what is behind it. `None` at the end of
+/// the row, and for what is no whole frame.
+pub fn split_frame(frames: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (header, payload) = frame_lens(frames)?;
+    let (frame, rest) = frames.split_at_checked(header.checked_add(payload)?)?;
+    Some((*frame.first()?, frame.get(header..)?, rest))
+}
+
 /// Whether a peer may send `code` in a Close frame: the codes that IANA registers for the wire, 3000 to 3999 for
 /// libraries and 4000 to 4999 for private use (RFC 6455, section 7.4).
 pub fn is_close_code_valid(code: u16) -> bool {
@@ -144,13 +165,19 @@ pub fn is_close_code_valid(code: u16) -> bool {
 
 /// The length of the unmasked frame at the start of `bytes`, read from its header alone.
 fn whole_frame_len(bytes: &[u8]) -> Option<usize> {
+    let (header, payload) = frame_lens(bytes)?;
+    payload.checked_add(header)
+}
+
+/// The lengths of header and payload of the unmasked frame at the start of `bytes`.
+fn frame_lens(bytes: &[u8]) -> Option<(usize, usize)> {
     let (header, payload) = match *bytes {
         [_, 126, a, b, ..] => (4, u64::from(u16::from_be_bytes([a, b]))),
         [_, 127, a, b, c, d, e, f, g, h, ..] => (10, u64::from_be_bytes([a, b, c, d, e, f, g, h])),
         [_, len @ 0..=125, ..] => (2, u64::from(len)),
         _ => return None,
     };
-    usize::try_from(payload).ok()?.checked_add(header)
+    Some((header, usize::try_from(payload).ok()?))
 }
 
 #[cfg(test)]
@@ -188,6 +215,19 @@ mod tests {
         put_frame(&mut out, Opcode::Binary, &[&[7; 65536]]);
         assert_eq!(out[..10], [0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]);
         assert_eq!(out.len(), 10 + 65536);
+    }
+
+    #[test]
+    fn frames_are_split_off_one_by_one() {
+        let mut out = Vec::new();
+        put_frame(&mut out, Opcode::Text, &[b"one"]);
+        put_deflated_header(&mut out, Opcode::Text, 300);
+        out.extend_from_slice(&[7; 300]);
+        let (first, payload, rest) = split_frame(&out).unwrap();
+        assert_eq!((first, payload), (0x81, &b"one"[..]));
+        let (first, payload, rest) = split_frame(rest).unwrap();
+        assert_eq!((first, payload, rest), (0xc1, &[7; 300][..], &[][..]));
+        assert_eq!((split_frame(rest), split_frame(&out[..4]), split_frame(&[0x81, 126])), (None, None, None));
     }
 
     #[test]

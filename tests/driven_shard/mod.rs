@@ -36,6 +36,8 @@ pub struct DrivenShard {
     keys: Keys,
     now: Now,
     sent_bytes: u64,
+    /// A header line of every upgrade, or nothing.
+    pub offer: &'static str,
 }
 
 impl DrivenShard {
@@ -54,7 +56,7 @@ impl DrivenShard {
             seed: [9; 32],
             gauges: Arc::new(Gauges::default()),
         };
-        Self { shard: Shard::new(setup, now), keys, now, sent_bytes: 0 }
+        Self { shard: Shard::new(setup, now), keys, now, sent_bytes: 0, offer: "" }
     }
 
     /// Opens `count` connections, each of a user of its own, spread evenly over `rooms` rooms, and lets all of it
@@ -89,8 +91,9 @@ impl DrivenShard {
     pub fn upgrade_request(&self, user: &str) -> Vec<u8> {
         let user = Id::from_text(user);
         let token = self.keys.mint(user.as_ref(), Role::User, TOKEN_TTL, self.now.wall_ms).expect("keys sign");
+        let offer = self.offer;
         let request = format!(
-            "GET /ws?token={token} HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET /ws?token={token} HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{offer}\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         request.into_bytes()

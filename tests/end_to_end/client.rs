@@ -281,12 +281,24 @@ impl RawClient {
     }
 
     /// Upgraded, and nothing else read.
-    pub fn upgraded(mut stream: TcpStream, path: &str) -> Self {
-        stream.write_all(&upgrade_request(path, &[])).expect("the server reads");
-        let mut client = Self { stream, buffer: Vec::new() };
-        let head = client.head();
+    pub fn upgraded(stream: TcpStream, path: &str) -> Self {
+        let (client, head) = Self::sending(stream, &upgrade_request(path, &[]));
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         client
+    }
+
+    /// Connects with an offer of extensions; gives the head of the answer as well.
+    pub fn offering(server: &Server, user: &str, offer: &str) -> (Self, String) {
+        let headers = [("Sec-WebSocket-Extensions", offer)];
+        Self::sending(server.socket(), &upgrade_request(&format!("/ws?token={}", user_token(user)), &headers))
+    }
+
+    /// Sends an upgrade, and what may stand behind it; gives the head of the answer as well.
+    pub fn sending(mut stream: TcpStream, request: &[u8]) -> (Self, String) {
+        stream.write_all(request).expect("the server reads");
+        let mut client = Self { stream, buffer: Vec::new() };
+        let head = client.head();
+        (client, head)
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
@@ -299,12 +311,17 @@ impl RawClient {
 
     /// The next frame's opcode and payload; `None` when the server has closed the connection.
     pub fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        self.marked_frame().map(|(first, payload)| (first & 0x0f, payload))
+    }
+
+    /// The next frame's first byte and payload; `None` when the server has closed the connection.
+    pub fn marked_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
-            if let Some((opcode, header, length)) = parse_frame(&self.buffer)
+            if let Some((first, header, length)) = parse_frame(&self.buffer)
                 && self.buffer.len() >= header + length
             {
                 let bytes: Vec<u8> = self.buffer.drain(..header + length).collect();
-                return Some((opcode, bytes[header..].to_vec()));
+                return Some((first, bytes[header..].to_vec()));
             }
             if !self.fill() {
                 return None;
@@ -431,7 +448,7 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Opcode, header length and payload length of a server's frame, if the header is complete.
+/// First byte, header length and payload length of a server's frame, if the header is complete.
 fn parse_frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     assert_eq!(second & 0x80, 0, "a server does not mask");
@@ -440,5 +457,5 @@ fn parse_frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
         127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
         length => (2, usize::from(length)),
     };
-    Some((first & 0x0f, header, length))
+    Some((first, header, length))
 }

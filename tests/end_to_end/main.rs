@@ -11,6 +11,7 @@ mod server;
 mod behind_proxy;
 mod churn;
 mod commands;
+mod deflate;
 mod echo;
 mod events;
 mod http;

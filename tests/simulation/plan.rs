@@ -95,6 +95,7 @@ fn draw_limits(random: &mut Random) -> Limits {
     tiny(&mut limits.connections_max, &[4, 8]);
     tiny(&mut limits.rooms_max, &[4, 8]);
     tiny(&mut limits.idempotency_entries_max, &[1, 5]);
+    tiny(&mut limits.deflate_threshold_bytes, &[1, 100]);
     if random.one_in(3) {
         limits.room_linger_ms = random.pick(&[0, 100, 2_000]);
     }

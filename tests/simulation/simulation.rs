@@ -20,7 +20,7 @@ use super::client::{Client, Speaks};
 use super::plan::{Faults, Plan};
 use super::random::Random;
 use super::rest::{Expect, Rest};
-use super::socket::{Allowed, Socket, text};
+use super::socket::{Allowed, Offer, Socket, text};
 use super::world::{SimIo, World};
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
@@ -223,7 +223,9 @@ impl Simulation {
             };
             let mut client_out = Default::default();
             let late = self.random.one_in(6);
-            let socket = Socket::new(user, rooms, &token, &mut client_out, allowed, late, self.made as u64 * 1_000);
+            let offer = Offer { late, window_bits: self.random.pick(&[0, 0, 8, 9, 10, 15]) };
+            let first = self.made as u64 * 1_000;
+            let socket = Socket::new(user, rooms, &token, &mut client_out, allowed, offer, first);
             let mut client = Client::new(link, Speaks::Socket(Box::new(socket)));
             client.out = client_out;
             client

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::{Value, json};
 
 use super::random::Random;
@@ -18,6 +19,15 @@ pub struct Allowed {
     pub refused: bool,
     pub draining: bool,
     pub loud: bool,
+}
+
+/// How a client opens.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The token comes in a message.
+    pub late: bool,
+    /// What is offered for compressed messages, 0 for nothing.
+    pub window_bits: u8,
 }
 
 /// A room as a client sees it.
@@ -47,6 +57,9 @@ pub struct Socket {
     rooms: Vec<String>,
     input: Vec<u8>,
     upgraded: bool,
+    /// What is offered for compressed messages, 0 for nothing; and whether it was agreed.
+    window_bits: u8,
+    deflates: bool,
     pub connected: bool,
     pub closed: Option<u16>,
     close_sent: bool,
@@ -76,13 +89,18 @@ impl Socket {
         token: &str,
         out: &mut VecDeque<u8>,
         allowed: Allowed,
-        late: bool,
+        offer: Offer,
         first: u64,
     ) -> Self {
+        let Offer { late, window_bits } = offer;
         let query = if late { String::new() } else { format!("?token={token}") };
         let protocol = if late { "Sec-WebSocket-Protocol: sizland.v1\r\n" } else { "" };
+        let offer = match window_bits {
+            0 => String::new(),
+            bits => format!("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits={bits}\r\n"),
+        };
         let head = format!(
-            "GET /ws{query} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{protocol}\
+            "GET /ws{query} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{protocol}{offer}\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         out.extend(head.bytes());
@@ -91,6 +109,8 @@ impl Socket {
             rooms,
             input: Vec::new(),
             upgraded: false,
+            window_bits,
+            deflates: false,
             connected: false,
             closed: None,
             close_sent: false,
@@ -138,28 +158,29 @@ impl Socket {
             6..=7 => self.leave(&room, out),
             8 => {
                 self.views.entry(room.clone()).or_default().unsure = Some(self.next);
-                say(out, json!({"type": "leave_room", "roomId": room}), random, split);
+                say(self.deflates, out, json!({"type": "leave_room", "roomId": room}), random, split);
                 if random.one_in(2) { self.join(&room, out) } else { self.leave(&room, out) }
             }
             9..=12 => {
                 let kind = random.pick(&["typing_start", "typing_stop"]);
                 let reference = self.number(Sent::Other);
-                say(out, json!({"type": kind, "roomId": room, "ref": reference}), random, split);
+                say(self.deflates, out, json!({"type": kind, "roomId": room, "ref": reference}), random, split);
             }
             13..=16 => {
                 let reference = self.number(Sent::Other);
                 let message =
                     json!({"type": "reaction", "roomId": room, "messageId": "m", "emoji": "x", "ref": reference});
-                say(out, message, random, split);
+                say(self.deflates, out, message, random, split);
             }
             17 => {
                 let reference = self.number(Sent::Rooms);
                 let rooms: Vec<Value> = self.rooms.iter().map(|room| json!({"roomId": room})).collect();
-                say(out, json!({"type": "join_rooms", "rooms": rooms, "ref": reference}), random, split);
+                say(self.deflates, out, json!({"type": "join_rooms", "rooms": rooms, "ref": reference}), random, split);
             }
             18 => {
                 let reference = self.number(Sent::Other);
                 say(
+                    self.deflates,
                     out,
                     json!({"type": random.pick(&["ping", "nonsense", "join_room"]), "ref": reference}),
                     random,
@@ -167,12 +188,12 @@ impl Socket {
                 );
             }
             19 => put(out, 9, true, b"ping"),
-            20 => say(out, json!({"type": "typing_start", "roomId": room}), random, split),
-            21 => say(out, json!({"type": "join_room", "roomId": room}), random, split),
+            20 => say(self.deflates, out, json!({"type": "typing_start", "roomId": room}), random, split),
+            21 => say(self.deflates, out, json!({"type": "join_room", "roomId": room}), random, split),
             22 => {
                 // Join, speak and leave in one write.
                 self.join(&room, out);
-                say(out, json!({"type": "typing_start", "roomId": room}), random, split);
+                say(self.deflates, out, json!({"type": "typing_start", "roomId": room}), random, split);
                 self.leave(&room, out);
             }
             _ if random.one_in(4) => self.say_close(out),
@@ -233,11 +254,18 @@ impl Socket {
                 return;
             }
             assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            self.deflates = head.contains("\r\nSec-WebSocket-Extensions: permessage-deflate; ");
+            assert_eq!(self.deflates, self.window_bits > 0, "what is offered is taken: {head}");
             self.upgraded = true;
         }
-        while let Some((opcode, payload, length)) = frame(&self.input) {
+        while let Some((first, payload, length)) = frame(&self.input) {
             self.input.drain(..length);
-            match opcode {
+            match first & 0x7f {
+                0x41 => {
+                    assert!(self.deflates, "compressed for a client that did not offer it");
+                    let text = inflate(&payload);
+                    self.message(&serde_json::from_slice(&text).unwrap());
+                }
                 1 => {
                     let value = serde_json::from_slice(&payload);
                     self.message(&value.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&payload))));
@@ -403,16 +431,37 @@ impl Socket {
     }
 }
 
-fn say(out: &mut VecDeque<u8>, message: Value, random: &mut Random, split: bool) {
-    let text = message.to_string();
+fn say(deflates: bool, out: &mut VecDeque<u8>, message: Value, random: &mut Random, split: bool) {
+    let text = message.to_string().into_bytes();
+    let (opcode, payload) = if deflates { (0x41, deflate(&text)) } else { (1, text) };
     if split && random.one_in(4) {
-        let at = random.below(text.len());
-        put(out, 1, false, &text.as_bytes()[..at]);
+        let at = random.below(payload.len());
+        put(out, opcode, false, &payload[..at]);
         put(out, 9, true, b"between");
-        put(out, 0, true, &text.as_bytes()[at..]);
+        put(out, 0, true, &payload[at..]);
     } else {
-        put(out, 1, true, text.as_bytes());
+        put(out, opcode, true, &payload);
     }
+}
+
+/// What a sender takes off the end of a compressed message.
+const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
+
+fn deflate(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 100);
+    Compress::new(Compression::fast(), false).compress_vec(text, &mut out, FlushCompress::Sync).unwrap();
+    out.truncate(out.len() - TAIL.len());
+    out
+}
+
+/// What is in a compressed message.
+fn inflate(payload: &[u8]) -> Vec<u8> {
+    let input = [payload, TAIL].concat();
+    let (mut stream, mut out) = (Decompress::new(false), Vec::with_capacity(1 << 20));
+    stream.decompress_vec(&input, &mut out, FlushDecompress::Sync).unwrap();
+    assert_eq!(stream.total_in(), input.len() as u64, "a compressed message ends with its last block");
+    assert!(out.len() > payload.len(), "it is compressed only if that makes it smaller");
+    out
 }
 
 fn put(out: &mut VecDeque<u8>, opcode: u8, fin: bool, payload: &[u8]) {
@@ -429,10 +478,10 @@ fn put(out: &mut VecDeque<u8>, opcode: u8, fin: bool, payload: &[u8]) {
     out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
 }
 
-/// The first whole frame: opcode, payload, length in all.
+/// The first whole frame: first byte, payload, length in all.
 fn frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert_eq!(first & 0xf0, 0x80, "a server frame is whole and has no reserved bit: {first:#x} {second:#x}");
+    assert!(matches!(first & 0xf0, 0x80 | 0xc0), "a server frame is whole: {first:#x} {second:#x}");
     assert_eq!(second & 0x80, 0, "a server frame is not masked");
     let (start, length) = match second {
         126 => {
@@ -447,7 +496,7 @@ fn frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
         }
         length => (2, usize::from(length)),
     };
-    assert!(matches!(first & 0xf, 1 | 8 | 9 | 10), "opcode {first:#x}");
+    assert!(matches!(first & 0x7f, 0x41 | 1 | 8 | 9 | 10), "opcode {first:#x}");
     let payload = bytes.get(start..start + length)?;
-    Some((first & 0xf, payload.to_vec(), start + length))
+    Some((first, payload.to_vec(), start + length))
 }

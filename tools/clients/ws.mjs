@@ -172,8 +172,29 @@ async function large() {
   client.socket.terminate();
 }
 
+// `ws` offers permessage-deflate by default, and compresses what it sends above 1 KiB.
+async function compressed() {
+  const client = await connect('compressed');
+  assert.match(client.socket.extensions, /permessage-deflate/);
+  client.send({ type: 'join_room', roomId: 'compressed' });
+  await client.expect('user_joined');
+  await client.expect('online_update');
+  const content = 'the same words again and again, '.repeat(500);
+  const received = () => client.socket._socket.bytesRead;
+  const before = received();
+  assert.equal((await post('/api/chat/rooms/compressed/messages', { content })).status, 201);
+  assert.equal((await client.expect('new_message')).content, content);
+  assert.ok(received() - before < content.length / 10, `${received() - before} bytes for ${content.length}`);
+  const sent = client.socket._socket.bytesWritten;
+  client.send({ type: 'ping', ref: 2, more: content });
+  assert.equal((await client.expect('pong')).ref, 2);
+  assert.ok(client.socket._socket.bytesWritten - sent < content.length / 10);
+  client.socket.terminate();
+}
+
 await conversation();
 await refusals();
 await subprotocols();
 await large();
+await compressed();
 console.log('Node ws: a full conversation held');
