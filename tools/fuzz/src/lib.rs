@@ -1,0 +1,27 @@
+//! The fuzz targets: each is a function that takes any bytes and panics when something does not hold.
+//!
+//! Owns what is compared with what. Knows nothing of the fuzzer, so that `tests/corpus.rs` replays the committed corpus
+//! with the same functions, on a stable compiler. Invariant: a run depends on its bytes only, never on a clock, a random
+//! number or an earlier run.
+
+pub mod client_json;
+pub mod frames;
+pub mod http_head;
+pub mod input;
+pub mod shard;
+
+/// One target.
+pub struct Target {
+    /// Its name in `targets/` and in `corpus/`.
+    pub name: &'static str,
+    /// What it does with an input.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "client_json", run: client_json::run },
+    Target { name: "frames", run: frames::run },
+    Target { name: "http_head", run: http_head::run },
+    Target { name: "shard", run: shard::run },
+];
