@@ -124,9 +124,12 @@ impl Wheel {
     /// Checks that lists, bitmap and count agree.
     pub fn check_invariants(&self) {
         let mut armed = 0;
-        for (bucket, &head) in self.heads.iter().enumerate() {
-            assert_eq!(head != NONE, self.occupied[bucket / 64] >> (bucket % 64) & 1 == 1);
-            let (mut previous, mut slot) = (NONE, head);
+        let is_marked = |bucket: &usize| self.occupied[bucket / 64] >> (bucket % 64) & 1 == 1;
+        // Most buckets are empty, and this is called after every turn of a simulation.
+        let words = (0..WORDS).filter(|&word| self.occupied[word] != 0);
+        for bucket in words.flat_map(|word| word * 64..word * 64 + 64).filter(is_marked) {
+            let (mut previous, mut slot) = (NONE, self.heads[bucket]);
+            assert_ne!(slot, NONE);
             while slot != NONE {
                 let link = self.links[slot as usize];
                 assert_eq!((link.due as usize % BUCKETS, link.previous), (bucket, previous));
@@ -134,6 +137,8 @@ impl Wheel {
             }
         }
         assert_eq!(armed, self.armed);
+        let marked: u32 = self.occupied.iter().map(|word| word.count_ones()).sum();
+        assert_eq!(self.heads.iter().filter(|&&head| head != NONE).count(), marked as usize);
     }
 }
 
