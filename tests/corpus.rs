@@ -61,6 +61,11 @@ fn http_head() {
 }
 
 #[test]
+fn inflate() {
+    replay("inflate");
+}
+
+#[test]
 fn shard() {
     replay("shard");
 }

@@ -7,7 +7,9 @@
 pub mod client_json;
 pub mod frames;
 pub mod http_head;
+pub mod inflate;
 pub mod input;
+pub mod server_frame;
 pub mod shard;
 
 /// One target.
@@ -23,5 +25,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "client_json", run: client_json::run },
     Target { name: "frames", run: frames::run },
     Target { name: "http_head", run: http_head::run },
+    Target { name: "inflate", run: inflate::run },
     Target { name: "shard", run: shard::run },
 ];

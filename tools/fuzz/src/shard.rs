@@ -20,6 +20,7 @@ use sizland_chat::config::{Config, Limits};
 use sizland_chat::wire::value::Id;
 
 use super::input::Input;
+use super::server_frame::split;
 
 const SHARDS: usize = 2;
 const PEERS_MAX: usize = 24;
@@ -414,9 +415,9 @@ impl Received {
         if self.stage == Reading::Http {
             self.unread.clear();
         }
-        let mut at = 0;
+        let mut left = &self.unread[..];
         while self.stage == Reading::Frames
-            && let Some((first, payload)) = server_frame(&self.unread[at..])
+            && let Some((first, payload, rest)) = split(left)
         {
             match first {
                 0x81 => assert!(payload.starts_with(b"{\"type\":\"") && payload.ends_with(b"}")),
@@ -424,29 +425,11 @@ impl Received {
                 _ => assert!(matches!(first, 0x89 | 0x8a), "{first:x}"),
             }
             assert!(str::from_utf8(payload).is_ok() || first != 0x81);
-            at = payload.as_ptr_range().end.addr() - self.unread.as_ptr().addr();
+            left = rest;
         }
-        self.unread.drain(..at);
+        self.unread.drain(..self.unread.len() - left.len());
         assert!(self.stage != Reading::Closed || self.unread.is_empty(), "nothing follows a Close");
     }
-}
-
-/// The first byte and the payload of a frame of ours, once it is whole.
-fn server_frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
-    let (&[first, short], rest) = bytes.split_first_chunk()?;
-    let (length, rest) = match short {
-        0..126 => (usize::from(short), rest),
-        126 => {
-            let (&length, rest) = rest.split_first_chunk()?;
-            (u16::from_be_bytes(length).into(), rest)
-        }
-        127 => {
-            let (&length, rest) = rest.split_first_chunk()?;
-            (usize::try_from(u64::from_be_bytes(length)).ok()?, rest)
-        }
-        _ => panic!("a server does not mask"),
-    };
-    Some((first, rest.get(..length)?))
 }
 
 fn limits(input: &mut Input<'_>) -> Limits {
