@@ -42,19 +42,17 @@ struct Options {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=254))]
     destinations: u8,
     /// Time that each phase may take.
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1500)]
     phase_seconds_max: u64,
 }
 
-/// How long each phase took, and the memory before the first and after each.
-struct Outcome {
-    opening: Duration,
-    joining: Duration,
-    telling: Duration,
+/// The server, its crowd, and the memory before there was one.
+struct Run {
+    server: Server,
+    crowd: Crowd,
+    connections: usize,
     before: Memory,
-    open: Memory,
-    joined: Memory,
-    told: Memory,
+    limit: Duration,
 }
 
 fn main() -> ExitCode {
@@ -83,98 +81,96 @@ fn run(options: &Options) -> Result<(), String> {
     }
     let server = Server::start(&options.server, connections, options.threads)?;
     let target = Target { port: server.port(), destinations: options.destinations, secret: SECRET, api_key: API_KEY };
-    let mut crowd = Crowd::new(target, connections, room_size).map_err(|error| error.to_string())?;
+    let crowd = Crowd::new(target, connections, room_size).map_err(|error| error.to_string())?;
     let limit = Duration::from_secs(options.phase_seconds_max);
-
-    let before = server.memory();
-    let opening = phase(&mut crowd, "open", limit, connections, Crowd::open_some, |crowd| crowd.tally().greeted)?;
-    let open = server.memory();
-    let joining = phase(&mut crowd, "joined", limit, connections, Crowd::join_some, |crowd| crowd.tally().joined)?;
-    settle(&mut crowd, limit)?;
-    let joined = server.memory();
-    crowd.post_all().map_err(|error| format!("cannot post: {error}"))?;
-    let telling = phase(&mut crowd, "told", limit, connections, |_| Ok(()), |crowd| crowd.tally().told)?;
-    // A second copy would come now, and the answers to the last posts.
-    settle(&mut crowd, limit)?;
-    let told = server.memory();
-
-    report(options, &crowd, &Outcome { opening, joining, telling, before, open, joined, told });
-    let rooms = connections / room_size;
-    if crowd.posted() != rooms {
-        return Err(format!("{} of {rooms} posts were answered", crowd.posted()));
-    }
-    Ok(())
-}
-
-/// Feeds the crowd and takes what it gets until `done` says that all are there.
-fn phase(
-    crowd: &mut Crowd,
-    name: &str,
-    limit: Duration,
-    goal: usize,
-    feed: impl Fn(&mut Crowd) -> Result<(), String>,
-    done: impl Fn(&Crowd) -> usize,
-) -> Result<Duration, String> {
-    let started = Instant::now();
-    let (mut heard, mut printed) = (started, started);
-    while done(crowd) < goal {
-        feed(crowd).map_err(|error| format!("{name} {} of {goal}: {error}", done(crowd)))?;
-        let any = crowd.step(Duration::from_secs(1)).map_err(|error| format!("{name} {}: {error}", done(crowd)))?;
-        let now = Instant::now();
-        if any {
-            heard = now;
-        }
-        if now - started > limit || now - heard > STALL_MAX {
-            return Err(format!("{name} {} of {goal} after {:.0?}", done(crowd), now - started));
-        }
-        if now - printed > PROGRESS_EVERY {
-            printed = now;
-            println!("{name} {} after {:.0?}", done(crowd), now - started);
-        }
-    }
-    Ok(started.elapsed())
-}
-
-/// Takes what still comes, until nothing does.
-fn settle(crowd: &mut Crowd, limit: Duration) -> Result<(), String> {
-    let started = Instant::now();
-    while crowd.step(QUIET)? {
-        if started.elapsed() > limit {
-            return Err(format!("no rest within {limit:?}"));
-        }
-    }
-    Ok(())
-}
-
-fn report(options: &Options, crowd: &Crowd, outcome: &Outcome) {
-    let (connections, tally) = (options.connections, crowd.tally());
-    let Outcome { before, open, joined, told, .. } = *outcome;
-    let each = |now: u64, then: u64| (now as f64 - then as f64) / connections as f64;
-    let rate = |time: Duration| connections as f64 / time.as_secs_f64();
-    println!();
-    println!("connections open and joined    {} in {} rooms", tally.joined, connections / options.room_size);
-    println!("opened in                      {:.1?} ({:.0} a second)", outcome.opening, rate(outcome.opening));
-    println!("joined in                      {:.1?} ({:.0} a second)", outcome.joining, rate(outcome.joining));
-    println!("events about presence          {}", tally.presence);
-    println!("posts answered 201             {}", crowd.posted());
-    println!("messages arrived, each once    {}", tally.told);
-    println!("all arrived in                 {:.1?} ({:.0} a second)", outcome.telling, rate(outcome.telling));
-    println!("bytes per connection           open   joined   told");
-    let row = |name: &str, of: fn(&Memory) -> u64| {
-        let values = [open, joined, told].map(|memory| format!("{:6.0}", each(of(&memory), of(&before))));
-        println!("  {name:<28} {}", values.join("   "));
-    };
-    row("server, resident", |memory| memory.server);
-    row("this client, resident", |memory| memory.client);
-    row("kernel slab, both ends", |memory| memory.slab);
-    row("  of it unreclaimable", |memory| memory.slab_unreclaimable);
-    row("TCP buffers, both ends", |memory| memory.tcp);
+    let mut run = Run { before: server.memory(), server, crowd, connections, limit };
+    run.phase("open", Crowd::open_some, |crowd| crowd.tally().greeted)?;
+    run.phase("joined", Crowd::join_some, |crowd| crowd.tally().joined)?;
+    run.crowd.post_all().map_err(|error| format!("cannot post: {error}"))?;
+    run.phase("told", |_| Ok(()), |crowd| crowd.tally().told)?;
+    let (rooms, posted, tally) = (connections / room_size, run.crowd.posted(), run.crowd.tally());
     println!(
-        "  {:<28} {:6.0}   {:6.0}   {:6.0}",
-        "all memory of the machine",
-        each(before.free, open.free),
-        each(before.free, joined.free),
-        each(before.free, told.free)
+        "{posted} posts to {rooms} rooms were answered 201; {} members got theirs, each once; {} events about presence",
+        tally.told, tally.presence
     );
-    println!("server, resident, in all       {:.1} MiB", told.server as f64 / 1048576.0);
+    if posted == rooms { Ok(()) } else { Err("a post was not answered".to_owned()) }
+}
+
+impl Run {
+    /// Feeds the crowd and takes what it gets until `done` says that all are there and nothing more comes: a second copy of
+    /// a message would. Prints time and memory, also when it fails.
+    fn phase(
+        &mut self,
+        name: &str,
+        feed: impl Fn(&mut Crowd) -> Result<(), String>,
+        done: impl Fn(&Crowd) -> usize,
+    ) -> Result<(), String> {
+        let started = Instant::now();
+        let reached = self.reach(name, feed, &done);
+        let elapsed = started.elapsed();
+        let rested = reached.and_then(|()| self.rest());
+        let count = done(&self.crowd);
+        println!(
+            "{name} {count} of {} in {elapsed:.1?}, {:.0} a second",
+            self.connections,
+            count as f64 / elapsed.as_secs_f64()
+        );
+        self.print_memory();
+        rested.map_err(|error| format!("{name} {count} of {}: {error}", self.connections))
+    }
+
+    fn reach(
+        &mut self,
+        name: &str,
+        feed: impl Fn(&mut Crowd) -> Result<(), String>,
+        done: impl Fn(&Crowd) -> usize,
+    ) -> Result<(), String> {
+        let started = Instant::now();
+        let (mut heard, mut printed) = (started, started);
+        while done(&self.crowd) < self.connections {
+            feed(&mut self.crowd)?;
+            let any = self.crowd.step(Duration::from_secs(1))?;
+            let now = Instant::now();
+            if any {
+                heard = now;
+            }
+            if now - started > self.limit {
+                return Err("it takes too long".to_owned());
+            }
+            if now - heard > STALL_MAX {
+                return Err(format!("nothing arrived for {STALL_MAX:?}"));
+            }
+            if now - printed > PROGRESS_EVERY {
+                printed = now;
+                println!("  {name} {} after {:.0?}", done(&self.crowd), now - started);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what still comes, until nothing does.
+    fn rest(&mut self) -> Result<(), String> {
+        let started = Instant::now();
+        while self.crowd.step(QUIET)? {
+            if started.elapsed() > self.limit {
+                return Err("it does not come to rest".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn print_memory(&self) {
+        let (now, before, open) = (self.server.memory(), self.before, self.crowd.tally().greeted.max(1));
+        let each = |now: u64, before: u64| (now as f64 - before as f64) / open as f64;
+        println!(
+            "  bytes per connection: server {:.0}, these clients {:.0}; both ends in the kernel: slab {:.0} ({:.0} of it \
+             unreclaimable), TCP buffers {:.0}; memory of the machine {:.0}",
+            each(now.server, before.server),
+            each(now.client, before.client),
+            each(now.slab, before.slab),
+            each(now.slab_unreclaimable, before.slab_unreclaimable),
+            each(now.tcp, before.tcp),
+            each(before.free, now.free),
+        );
+    }
 }
