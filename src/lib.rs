@@ -108,8 +108,8 @@
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
-//! `tools/load` is the load generator, `tools/clients` are foreign clients, and `tools/echo` is what conformance suites
-//! are pointed at.
+//! `tools/load` is the load generator, `tools/clients` are foreign clients, `tools/million` holds a million sockets, and
+//! `tools/echo` is what conformance suites are pointed at.
 //!
 //! # Who owns what
 //!
