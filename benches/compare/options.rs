@@ -30,7 +30,7 @@ the median of the rounds counts, and minimum and maximum are printed beside it. 
 printed as met or MISSED; a missed target does not fail the run, a wrong delivery does.
 
 FLOOR_SLICE=N and FLOOR_ECHO=first in the environment change the order in which the floor
-serves those who are behind: N members between two polls (default 64), and first of all those
+serves those who are behind: N members between two polls (default 128), and first of all those
 who have just said something. System calls are counted by strace, which is installed by apt
 where it is missing and can be; otherwise that scenario is skipped, which with CI=true fails.
 

@@ -1,4 +1,5 @@
-//! The report as an SVG bar chart that reads well on a light and on a dark page.
+//! The report as an SVG bar chart that reads well on a light and on a dark page: it brings its own background, light or
+//! dark as the reader prefers.
 //!
 //! A panel per figure, a bar per server, and on the bar that a target is about a tick for each target: red where it is
 //! missed. The Node `ws` server does not stretch a scale; where its bar does not fit, it is cut and marked so.
@@ -22,6 +23,7 @@ const LABEL: usize = 106;
 const BAR: usize = 180;
 
 const STYLE: &str = "<style>
+.page { fill: #ffffff; }
 text { font: 12px -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328; }
 .title { font-weight: 600; }
 .head { font-size: 15px; font-weight: 600; }
@@ -31,7 +33,7 @@ text { font: 12px -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill:
 .met { stroke: #16a34a; stroke-width: 2.5; } .missed { stroke: #dc2626; stroke-width: 2.5; }
 .axis { stroke: #8b949e; stroke-width: 1; } .range { stroke: #1f2328; stroke-width: 1; opacity: 0.6; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3; } .small { fill: #9198a1; } .ours { fill: #4f8cff; }
+  .page { fill: #0d1117; } text { fill: #e6edf3; } .small { fill: #9198a1; } .ours { fill: #4f8cff; }
   .range { stroke: #ffffff; } .met { stroke: #4ade80; } .missed { stroke: #f87171; }
 }
 </style>
@@ -52,7 +54,8 @@ pub(crate) fn svg(report: &Report, machine: &Machine) -> String {
     let foot = ends[0].max(ends[1]) + 4;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
-         height=\"{height}\" role=\"img\" aria-label=\"Measured figures\">\n{STYLE}",
+         height=\"{height}\" role=\"img\" aria-label=\"Measured figures\">\n{STYLE}\
+         <rect class=\"page\" width=\"100%\" height=\"100%\" rx=\"6\"/>\n",
         height = foot + 2 * ROW,
     );
     let base = report.base();

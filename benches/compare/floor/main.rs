@@ -30,7 +30,7 @@ use text::{UserJson, begin, begin_answer, end, field, field_text, find, header, 
 
 const READ_BYTES: usize = 256 * 1024;
 /// Members served between two polls, unless `FLOOR_SLICE` says otherwise.
-const SLICE: usize = 64;
+const SLICE: usize = 128;
 
 fn main() -> io::Result<()> {
     let port = std::env::var("PORT").map_err(|_| io::Error::other("PORT is not set"))?;
