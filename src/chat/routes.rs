@@ -168,9 +168,6 @@ impl Shard {
             return Handled::Now(rest);
         }
         if route == Route::Socket {
-            if head.method == "HEAD" {
-                return error(426, ErrorCode::InvalidMessage, "only WebSocket is served here");
-            }
             return self.handle_upgrade(slot, head, framing, is_first, |shard, wanted| {
                 shard.open_websocket(slot, head, &target, wanted)
             });

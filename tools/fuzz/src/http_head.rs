@@ -4,7 +4,7 @@
 //! Input: one byte for the limits, the cuts, then what the client sends.
 
 use sizland_chat::wire::body::ChunkedDecoder;
-use sizland_chat::wire::http::{BodyLength, Framing, HEADERS_MAX, Head, Limits, Reject, Status, parse_head};
+use sizland_chat::wire::http::{BodyLength, Framing, HEADERS_MAX, Head, Limits, Methods, Reject, Status, parse_head};
 use sizland_chat::wire::masking::mask_token;
 use sizland_chat::wire::target::parse_target;
 use sizland_chat::wire::upgrade::upgrade;
@@ -12,10 +12,10 @@ use sizland_chat::wire::upgrade::upgrade;
 use super::input::{Input, Splits};
 
 const LIMITS: [Limits; 4] = [
-    Limits { header_bytes_max: 16 * 1024, body_bytes_max: 64 * 1024 },
-    Limits { header_bytes_max: 256, body_bytes_max: 16 },
-    Limits { header_bytes_max: 64, body_bytes_max: 0 },
-    Limits { header_bytes_max: 1024, body_bytes_max: usize::MAX },
+    Limits { header_bytes_max: 16 * 1024, body_bytes_max: 64 * 1024, methods: Methods::Implemented },
+    Limits { header_bytes_max: 256, body_bytes_max: 16, methods: Methods::Implemented },
+    Limits { header_bytes_max: 64, body_bytes_max: 0, methods: Methods::Implemented },
+    Limits { header_bytes_max: 1024, body_bytes_max: usize::MAX, methods: Methods::Implemented },
 ];
 
 /// Reads all requests in one piece, in the pieces given and byte by byte; then looks at each that was accepted.
@@ -197,7 +197,7 @@ fn check_again(request: &Request) {
         text.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
     }
     text.extend(b"\r\n");
-    let limits = Limits { header_bytes_max: usize::MAX, body_bytes_max: usize::MAX };
+    let limits = Limits { header_bytes_max: usize::MAX, body_bytes_max: usize::MAX, methods: Methods::Implemented };
     let again = match parse_head(&text, &mut 0, &limits) {
         Ok(Status::Complete((head, framing))) => Request::new(&head, framing),
         other => panic!("{other:?} of {}", String::from_utf8_lossy(&text)),
