@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::slack::{give_back_list, give_back_slab};
 use crate::planted::{self, Bug};
 use crate::wire::websocket;
 
@@ -196,6 +197,12 @@ impl OutboxPool {
         *outbox = Outbox::default();
     }
 
+    /// Frees what nothing stands in.
+    pub fn give_back(&mut self) {
+        give_back_list(&mut self.nodes);
+        give_back_slab(&mut self.segments);
+    }
+
     /// Segments that some outbox names.
     pub fn segments(&self) -> usize {
         self.segments.len()
@@ -272,9 +279,7 @@ impl OutboxPool {
         self.free = node;
         self.used -= 1;
         if self.used == 0 {
-            // A storm must not leave its high-water mark behind.
             self.nodes.clear();
-            self.nodes.shrink_to(1024);
             self.free = NONE;
         }
         self.unlink(segment);
@@ -287,9 +292,6 @@ impl OutboxPool {
             match self.segments.remove(segment as usize).bytes {
                 Bytes::Shared(bytes) => self.shared_bytes -= bytes.len(),
                 Bytes::Direct(bytes) => self.direct_bytes -= bytes.capacity(),
-            }
-            if self.segments.is_empty() && self.segments.capacity() > 1024 {
-                self.segments = Slab::new();
             }
         }
     }

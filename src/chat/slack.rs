@@ -1,7 +1,7 @@
 //! Gives back what a storm left behind.
 //!
 //! Queues and tables keep their capacity while there is work, since the next turn may need it. When a shard is about to
-//! sleep, what is empty and was much larger than usual is freed, so that ten thousand joins in a second cost no memory
+//! sleep, at most once a second, what is empty and was much larger than usual is freed, so that ten thousand joins in a second cost no memory
 //! in the hours after them. Costs a few compares where there is nothing to give back.
 
 use std::collections::VecDeque;
@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::queues::SendQueues;
 use super::shard::Shard;
+use super::wheel::TICK_MS;
 
 /// Places that a queue or table keeps while it is empty.
 const KEPT: usize = 1024;
@@ -19,7 +20,7 @@ const CHANGES_MIN: u32 = 4096;
 /// Ticks (250 ms) between two times that the holes are closed.
 const TICKS_MIN: u32 = 4;
 
-/// How much has come and gone since memory was last given back.
+/// When memory was last given back, and how much has come and gone since.
 #[derive(Default)]
 pub struct Churn {
     changes: u32,
@@ -32,33 +33,41 @@ impl Churn {
         self.changes = self.changes.saturating_add(1);
     }
 
-    fn take_if_worth(&mut self, tick: u32) -> bool {
-        let is_worth = self.changes >= CHANGES_MIN && tick.wrapping_sub(self.tick) >= TICKS_MIN;
-        if is_worth {
-            *self = Self { changes: 0, tick };
-        }
-        is_worth
+    /// When the heap is to be looked at, on the tick clock, if it is worth it.
+    pub fn due_ms(&self) -> Option<u64> {
+        (self.changes >= CHANGES_MIN).then(|| u64::from(self.tick + TICKS_MIN) * TICK_MS)
+    }
+
+    fn is_too_soon(&self, tick: u32) -> bool {
+        tick < self.tick + TICKS_MIN
+    }
+
+    /// Begins anew; returns whether the heap is worth a look.
+    fn restart(&mut self, tick: u32) -> bool {
+        std::mem::replace(self, Self { changes: 0, tick }).changes >= CHANGES_MIN
     }
 }
 
 impl Shard {
-    /// Frees what is empty and large; to be called when there is nothing to do. Returns whether so much has come and gone
-    /// that the heap is worth a look as well.
+    /// Frees what is empty and large, at most once a second; to be called when there is nothing to do. Returns whether
+    /// so much has come and gone that the heap is worth a look as well.
     pub fn give_back(&mut self) -> bool {
+        let tick = self.tick();
+        if self.churn.is_too_soon(tick) {
+            return false;
+        }
         give_back_queue(&mut self.fired);
         give_back_queue(&mut self.resumed);
         give_back_list(&mut self.dead);
         give_back_list(&mut self.shut);
-        if self.joins.is_empty() && self.joins.capacity() > KEPT {
-            self.joins = Slab::new();
-        }
+        give_back_slab(&mut self.joins);
         let SendQueues { express, bulk } = &mut self.queues;
         give_back_queue(express);
         give_back_queue(bulk);
         self.connections.give_back();
+        self.pool.give_back();
         self.rooms.give_back();
-        let tick = self.tick();
-        self.churn.take_if_worth(tick)
+        self.churn.restart(tick)
     }
 }
 
@@ -66,6 +75,13 @@ impl Shard {
 pub fn give_back_queue<T>(queue: &mut VecDeque<T>) {
     if queue.is_empty() && queue.capacity() > KEPT {
         queue.shrink_to(KEPT);
+    }
+}
+
+/// Frees an empty slab that was large.
+pub fn give_back_slab<T>(slab: &mut Slab<T>) {
+    if slab.is_empty() && slab.capacity() > KEPT {
+        *slab = Slab::new();
     }
 }
 
@@ -97,10 +113,10 @@ mod tests {
     fn the_heap_is_looked_at_after_many_changes_and_not_too_often() {
         let mut churn = Churn::default();
         (1..CHANGES_MIN).for_each(|_| churn.note());
-        assert!(!churn.take_if_worth(100));
-        churn.note();
-        assert!(churn.take_if_worth(100) && !churn.take_if_worth(200));
+        assert!(churn.due_ms().is_none() && !churn.restart(100));
         (0..CHANGES_MIN).for_each(|_| churn.note());
-        assert!(!churn.take_if_worth(100 + TICKS_MIN - 1) && churn.take_if_worth(100 + TICKS_MIN));
+        assert_eq!(churn.due_ms(), Some(u64::from(100 + TICKS_MIN) * TICK_MS));
+        assert!(churn.is_too_soon(100 + TICKS_MIN - 1) && !churn.is_too_soon(100 + TICKS_MIN));
+        assert!(churn.restart(100 + TICKS_MIN) && churn.due_ms().is_none());
     }
 }

@@ -13,7 +13,6 @@ use crate::chat::drain::Stage;
 use crate::chat::ids::ShardId;
 use crate::chat::queues::SendBudget;
 use crate::chat::shard::Shard;
-use crate::chat::slack::give_back_queue;
 use crate::planted::{self, Bug};
 
 use super::io::{Event, Io, Post};
@@ -131,13 +130,11 @@ impl<I: Io> Reactor<I> {
 
     /// One turn. Blocks only in the poll.
     pub fn turn(&mut self) -> io::Result<()> {
-        let timeout = self.timeout();
-        if timeout != Some(Duration::ZERO) {
-            if self.shard.give_back() {
-                self.io.trim();
-            }
-            give_back_queue(&mut self.readable);
+        if !self.has_work() && self.shard.give_back() {
+            self.readable = VecDeque::new();
+            self.io.trim();
         }
+        let timeout = self.timeout();
         self.events.clear();
         self.io.poll(&mut self.events, timeout)?;
         let now = self.io.now();
@@ -179,8 +176,7 @@ impl<I: Io> Reactor<I> {
 
     /// How long the next turn may sleep in the poll; `None` is for ever.
     pub fn timeout(&self) -> Option<Duration> {
-        let must_report = self.stage.is_some() && self.is_stage_done();
-        if self.shard.has_work() || !self.readable.is_empty() || self.posts_left || must_report {
+        if self.has_work() {
             return Some(Duration::ZERO);
         }
         let now_ms = self.now_ms;
@@ -188,6 +184,11 @@ impl<I: Io> Reactor<I> {
         let next = [self.shard.next_deadline_ms(), accept].into_iter().flatten().min();
         let next = next.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)));
         if self.shard.is_holding() { Some(next.map_or(HELD_BACK, |next| next.min(HELD_BACK))) } else { next }
+    }
+
+    fn has_work(&self) -> bool {
+        let must_report = self.stage.is_some() && self.is_stage_done();
+        self.shard.has_work() || !self.readable.is_empty() || self.posts_left || must_report
     }
 
     fn latch_events(&mut self) {
