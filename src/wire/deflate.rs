@@ -9,8 +9,8 @@
 //! back never reaches beyond the start of its message, so that a message of at most 2^N bytes needs a window of N bits
 //! whatever the compressor's own.
 //!
-//! Invariants: what is compressed is smaller than it was; inflating stops at the limit, whatever the input promises; a
-//! buffer that an unusual message has made large is given back.
+//! Invariants: what is compressed is smaller than it was, unless everything is to be compressed; inflating stops at the
+//! limit, whatever the input promises; a buffer that an unusual message has made large is given back.
 
 use std::mem;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ pub struct Deflater {
 }
 
 impl Deflater {
-    /// One that leaves payloads of less than `bytes_min` bytes alone. Memory is taken when it is first used.
+    /// One that leaves payloads of less than `bytes_min` bytes alone; with 0 it compresses all, also what grows by it.
+    /// Memory is taken when it is first used.
     pub fn new(bytes_min: usize) -> Self {
         Self { bytes_min, compressors: Default::default(), compressed: Vec::new(), frames: Vec::new() }
     }
@@ -137,7 +138,7 @@ impl Deflater {
             place.get_or_insert_with(|| Compress::new_with_window_bits(Compression::new(LEVEL), false, width));
         compressor.reset();
         self.compressed.clear();
-        self.compressed.reserve(payload.len() + TAIL.len());
+        self.compressed.reserve(compressed_bytes_max(payload.len()) + TAIL.len());
         let status = compressor.compress_vec(payload, &mut self.compressed, FlushCompress::Sync);
         // A flush that has filled the buffer may have more to say, but then it saves nothing.
         let is_whole = status.is_ok()
@@ -145,7 +146,7 @@ impl Deflater {
             && self.compressed.len() < self.compressed.capacity()
             && self.compressed.ends_with(TAIL);
         self.compressed.truncate(self.compressed.len().saturating_sub(TAIL.len()));
-        is_whole && self.compressed.len() < payload.len()
+        is_whole && (self.bytes_min == 0 || self.compressed.len() < payload.len())
     }
 }
 
@@ -277,7 +278,7 @@ mod tests {
     /// The payload of a message for a receiver with such a window, if it was compressed.
     fn deflate(payload: &[u8], window_bits: u8) -> Option<Vec<u8>> {
         let mut frame = Vec::new();
-        Deflater::new(0).put_message(&mut frame, Opcode::Text, payload, window_bits);
+        Deflater::new(1).put_message(&mut frame, Opcode::Text, payload, window_bits);
         let (first, sent, rest) = split_frame(&frame).unwrap();
         assert!(rest.is_empty());
         match first {
@@ -467,7 +468,7 @@ mod tests {
 
     #[test]
     fn buffers_shrink_after_an_unusual_message() {
-        let (mut deflater, mut inflater) = (Deflater::new(0), Inflater::default());
+        let (mut deflater, mut inflater) = (Deflater::new(1), Inflater::default());
         let text = words(1_000_000);
         let mut frame = Vec::new();
         put_frame(&mut frame, Opcode::Text, &[&text]);
@@ -496,7 +497,7 @@ mod tests {
         #[test]
         fn what_is_compressed_comes_back(messages in prop::collection::vec((message(), 8u8..=15), 1..4)) {
             // One of each for all messages, as on a thread.
-            let (mut deflater, mut inflater, mut out) = (Deflater::new(0), Inflater::default(), Vec::new());
+            let (mut deflater, mut inflater, mut out) = (Deflater::new(1), Inflater::default(), Vec::new());
             for (message, window_bits) in messages {
                 let mut frame = Vec::new();
                 deflater.put_message(&mut frame, Opcode::Binary, &message, window_bits);
@@ -517,6 +518,23 @@ mod tests {
             let outcome = Inflater::default().inflate(&payload, false, 1000, &mut out);
             prop_assert!(outcome.is_err() || out.len() <= 1000);
             prop_assert!(outcome.is_ok_and(|()| true) || outcome.is_err_and(|violation| [1007, 1009].contains(&violation.code)));
+        }
+    }
+
+    #[test]
+    fn everything_is_compressed_if_that_is_asked_for() {
+        let mut deflater = Deflater::new(0);
+        // The bytes of a hash do not get smaller.
+        let random: Vec<u8> =
+            (0..70_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+        for payload in [&b""[..], b"x", b"0123456789abcdef", &random[..300], &random] {
+            for window_bits in [9, 15] {
+                let mut out = Vec::new();
+                deflater.put_message(&mut out, Opcode::Binary, payload, window_bits);
+                let (first, compressed, rest) = split_frame(&out).unwrap();
+                assert_eq!((first, rest), (0x80 | DEFLATED | 2, &[][..]), "{} bytes", payload.len());
+                assert_eq!(inflate_to(compressed, payload.len()).as_deref(), Ok(payload));
+            }
         }
     }
 }

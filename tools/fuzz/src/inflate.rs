@@ -69,7 +69,7 @@ fn compare(payload: &[u8], is_text: bool, bytes_max: usize, ours: Result<&[u8], 
 /// A message for a receiver with such a window comes back, and needs no more than the window.
 fn check_message(inflater: &mut Inflater, plain: &[u8], window_bits: u8) {
     let mut frame = Vec::new();
-    Deflater::new(0).put_message(&mut frame, Opcode::Binary, plain, window_bits);
+    Deflater::new(1).put_message(&mut frame, Opcode::Binary, plain, window_bits);
     let Some((first, payload, rest)) = split(&frame) else { panic!("a frame is whole") };
     assert!(rest.is_empty());
     check_payload(inflater, first, payload, plain);
