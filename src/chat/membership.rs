@@ -24,7 +24,7 @@ use crate::wire::websocket::Opcode;
 const PLAIN_ONLY: u8 = 16;
 
 /// Rooms with more members than this on a shard are sent from the bulk queue.
-const EXPRESS_MEMBERS_MAX: usize = 256;
+const EXPRESS_MEMBERS_MAX: usize = 64;
 
 /// A join whose answer has not come.
 pub struct PendingJoin {

@@ -17,6 +17,8 @@ use crate::wire::websocket;
 
 const NONE: u32 = u32::MAX;
 const DIRECT_BYTES_MAX: usize = 64 * 1024;
+/// Up to so much is copied together for one write.
+const CORK_BYTES: usize = 16 * 1024;
 
 /// The unsent output of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +148,30 @@ impl OutboxPool {
             self.direct_bytes += bytes.capacity() - capacity;
             outbox.bytes += (bytes.len() - length) as u32;
         }
+    }
+
+    /// What is to be sent next as one piece, at most `bytes_max`: a segment itself, or several small ones copied to
+    /// `cork`. `None` where there are several and they are more than `cork` is for.
+    ///
+    /// A copy of some hundred bytes costs less than what the kernel does for a second slice.
+    pub fn gather_whole<'a>(&'a self, outbox: &Outbox, cork: &'a mut Vec<u8>, bytes_max: usize) -> Option<&'a [u8]> {
+        let Node { segment, next } = self.nodes[outbox.head as usize];
+        let first = &self.segments[segment as usize].slice()[outbox.offset as usize..];
+        if next == NONE {
+            return Some(&first[..first.len().min(bytes_max)]);
+        }
+        if outbox.bytes() > CORK_BYTES.min(bytes_max) {
+            return None;
+        }
+        cork.clear();
+        cork.extend_from_slice(first);
+        let mut node = next;
+        while node != NONE {
+            let Node { segment, next } = self.nodes[node as usize];
+            cork.extend_from_slice(self.segments[segment as usize].slice());
+            node = next;
+        }
+        Some(cork)
     }
 
     /// Fills `slices` with what is to be sent next, up to `bytes_max`, and returns how many were filled.

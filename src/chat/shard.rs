@@ -225,6 +225,12 @@ impl Shard {
         self.queues.next(&mut self.connections, budget)
     }
 
+    /// What the connection is to send next, if it is one piece or small enough to be copied to `cork`; otherwise it is to be
+    /// gathered.
+    pub fn gather_whole<'a>(&'a self, slot: u32, cork: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+        self.pool.gather_whole(&self.connections[slot].outbox, cork, WRITE_BYTES_MAX)
+    }
+
     /// Fills `slices` with what the connection is to send next.
     pub fn gather<'a>(&'a self, slot: u32, slices: &mut [IoSlice<'a>]) -> usize {
         self.pool.gather(&self.connections[slot].outbox, slices, WRITE_BYTES_MAX)

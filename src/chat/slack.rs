@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use hashbrown::HashTable;
 use slab::Slab;
 
 use super::queues::SendQueues;
@@ -65,6 +66,8 @@ impl Shard {
         give_back_queue(express);
         give_back_queue(bulk);
         self.connections.give_back();
+        self.users.give_back();
+        self.user_homes.give_back();
         self.pool.give_back();
         self.rooms.give_back();
         self.churn.restart(tick)
@@ -82,6 +85,15 @@ pub fn give_back_queue<T>(queue: &mut VecDeque<T>) {
 pub fn give_back_slab<T>(slab: &mut Slab<T>) {
     if slab.is_empty() && slab.capacity() > KEPT {
         *slab = Slab::new();
+    }
+}
+
+/// Shrinks a table of numbers that had many more entries; `hash` tells the hash of an entry.
+///
+/// Also a table whose entries come and go would grow otherwise: places of removed entries are not all free again.
+pub fn give_back_table(table: &mut HashTable<u32>, hash: impl Fn(&u32) -> u64) {
+    if table.capacity() > KEPT && table.len() < table.capacity() / 4 {
+        table.shrink_to(table.len() * 2, hash);
     }
 }
 

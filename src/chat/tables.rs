@@ -8,6 +8,7 @@ use slab::Slab;
 
 use super::connection::NONE;
 use super::ids::{RoomName, ShardId, UserId};
+use super::slack::{give_back_slab, give_back_table};
 
 struct UserEntry {
     id: UserId,
@@ -90,6 +91,14 @@ impl Users {
         let entry = &self.entries[number as usize];
         let more = self.more.get(entry.more as usize).into_iter().flatten().copied();
         std::iter::once(entry.first).chain(more).collect()
+    }
+
+    /// Frees what many more users needed.
+    pub fn give_back(&mut self) {
+        let entries = &self.entries;
+        give_back_table(&mut self.table, |&n| entries[n as usize].id.hash_code());
+        give_back_slab(&mut self.entries);
+        give_back_slab(&mut self.more);
     }
 
     /// How many users.

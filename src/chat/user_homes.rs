@@ -10,6 +10,7 @@ use slab::Slab;
 use super::envelope::{Answer, Ask, Envelope, Origin, Reply, ReplyTo, Request, ShardAsk, UserAsk};
 use super::ids::{ConnId, ShardId, UserId};
 use super::shard::Shard;
+use super::slack::{give_back_slab, give_back_table};
 use crate::wire::client::ErrorCode;
 
 /// A user of one connection: 16 bytes, or the place of its list among those of [`UserHomes`].
@@ -115,6 +116,14 @@ impl UserHomes {
             at
         });
         &mut self.many[at]
+    }
+
+    /// Frees what many more users needed.
+    pub fn give_back(&mut self) {
+        let users = &self.users;
+        give_back_table(&mut self.table, |&n| users[n as usize].user.hash_code());
+        give_back_slab(&mut self.users);
+        give_back_slab(&mut self.many);
     }
 
     /// How many users.

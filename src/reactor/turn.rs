@@ -23,6 +23,9 @@ const HELD_BACK: Duration = Duration::from_millis(2);
 /// How soon accepting is tried again when the process has no descriptor or memory left.
 const ACCEPT_AGAIN_MS: u64 = 100;
 
+/// For so long after an answer or an event of a small room large rooms get the smaller share.
+const EXPRESS_RECENT_MS: u64 = 10;
+
 const READABLE: u8 = 1;
 const READ_CLOSED: u8 = 2;
 const QUEUED: u8 = 4;
@@ -44,6 +47,8 @@ pub struct Budgets {
     pub express_max: usize,
     /// Writes to connections with events of large rooms.
     pub bulk_max: usize,
+    /// The same while others have answers or events of small rooms as well: these wait at most for so many.
+    pub bulk_beside_max: usize,
     /// The read buffer, and so the most that one connection is read in a turn.
     pub read_bytes: usize,
 }
@@ -57,7 +62,8 @@ impl Default for Budgets {
             input_bytes_max: 1024 * 1024,
             timers_max: 1024,
             express_max: 1024,
-            bulk_max: 128,
+            bulk_max: 64,
+            bulk_beside_max: 16,
             read_bytes: 64 * 1024,
         }
     }
@@ -76,11 +82,15 @@ pub struct Reactor<I: Io> {
     /// Slots with something to read.
     readable: VecDeque<u32>,
     buffer: Box<[u8]>,
+    /// Where small segments of one connection are put together for one write.
+    cork: Vec<u8>,
     acceptable: bool,
     accept_again_ms: u64,
     listening: bool,
     /// The mailbox was not emptied.
     posts_left: bool,
+    /// When a connection with an answer, or in a small room, was last written to.
+    express_ms: u64,
     /// When this turn began, on the tick clock.
     now_ms: u64,
     /// A stage that the server has named and that is not reported as done.
@@ -106,11 +116,13 @@ impl<I: Io> Reactor<I> {
             readable: VecDeque::new(),
             buffer: vec![0; budgets.read_bytes].into(),
             budgets,
+            cork: Vec::new(),
             // A connection may have come before the listener was registered.
             acceptable: true,
             accept_again_ms: 0,
             listening: true,
             posts_left: true,
+            express_ms: 0,
             now_ms: 0,
             stage: None,
             ended: false,
@@ -341,12 +353,15 @@ impl<I: Io> Reactor<I> {
 
     /// At most one write per connection and turn; large rooms get a bounded share, so that they never stand in front.
     fn write(&mut self) {
-        let mut budget = SendBudget { express: self.budgets.express_max, bulk: self.budgets.bulk_max };
+        let is_alone = self.now_ms > self.express_ms + EXPRESS_RECENT_MS;
+        let bulk = if is_alone { self.budgets.bulk_max } else { self.budgets.bulk_beside_max };
+        let mut budget = SendBudget { express: self.budgets.express_max, bulk };
         while let Some(slot) = self.shard.poll_transmit(&mut budget) {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = self.shard.gather(slot, &mut slices);
-            let total: usize = slices[..count].iter().map(|slice| slice.len()).sum();
-            match self.io.write(slot, &slices[..count]) {
+            let (written, total) = match self.shard.gather_whole(slot, &mut self.cork) {
+                Some(bytes) => (self.io.write(slot, &[IoSlice::new(bytes)]), bytes.len()),
+                None => self.write_gathered(slot),
+            };
+            match written {
                 Ok(sent) => self.shard.handle_sent(slot, sent, sent < total),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => self.shard.handle_sent(slot, 0, true),
@@ -355,9 +370,20 @@ impl<I: Io> Reactor<I> {
                 },
             }
         }
+        if budget.express < self.budgets.express_max {
+            self.express_ms = self.now_ms;
+        }
         while let Some(slot) = self.shard.poll_shut() {
             self.io.shut(slot);
         }
+    }
+
+    /// Writes what lies in several segments; returns also how much it would have been.
+    fn write_gathered(&mut self, slot: u32) -> (io::Result<usize>, usize) {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = self.shard.gather(slot, &mut slices);
+        let total = slices[..count].iter().map(|slice| slice.len()).sum();
+        (self.io.write(slot, &slices[..count]), total)
     }
 
     fn post(&mut self) {
