@@ -165,9 +165,10 @@
 //! whose socket refused.
 //!
 //! Posts, accepts, input bytes, timers, what the shard tells itself, and writes each have a budget per turn.
-//! Connections with an answer, or in rooms with at most 256 members here, are flushed from the *express* queue; those
-//! of larger rooms from the *bulk* queue, 128 a turn, so that a room of ten thousand does not stand in front of every
-//! small one. The order of bytes within a connection is its outbox's and does not depend on the queue.
+//! Connections with an answer, or in rooms with at most 64 members here, are flushed from the *express* queue; those
+//! of larger rooms from the *bulk* queue, 64 a turn and 16 while the express queue is in use, so that a room of ten
+//! thousand does not stand in front of every small one. A turn between the shares takes new messages in, which join what
+//! those who still wait are sent: the busier a large room, the fewer its writes. The order of bytes within a connection is its outbox's and does not depend on the queue.
 //!
 //! # Backpressure
 //!
