@@ -311,7 +311,10 @@ impl Shard {
 
     /// When a timer fires next, on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.wheel.next_ms(), self.rooms.next_deadline_ms(), self.churn.due_ms()].into_iter().flatten().min()
+        [self.wheel.next_ms(), self.rooms.next_deadline_ms(), self.churn.due_ms(self.connections.len())]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether the connection may be read now; if not, [`Shard::poll_resumed`] names it once it may.

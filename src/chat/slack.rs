@@ -16,7 +16,8 @@ use super::wheel::TICK_MS;
 /// Places that a queue or table keeps while it is empty.
 const KEPT: usize = 1024;
 
-/// So many connections and memberships that came or went leave enough holes in the heap to be worth closing.
+/// So many connections and memberships that came or went leave enough holes in the heap to be worth closing; and an eighth
+/// of the connections, so that a look, whose cost grows with the heap, is paid for by changes that grow alike.
 const CHANGES_MIN: u32 = 4096;
 /// Ticks (250 ms) between two times that the holes are closed.
 const TICKS_MIN: u32 = 4;
@@ -34,18 +35,24 @@ impl Churn {
         self.changes = self.changes.saturating_add(1);
     }
 
-    /// When the heap is to be looked at, on the tick clock, if it is worth it.
-    pub fn due_ms(&self) -> Option<u64> {
-        (self.changes >= CHANGES_MIN).then(|| u64::from(self.tick + TICKS_MIN) * TICK_MS)
+    /// When the heap of so many connections is to be looked at, on the tick clock, if it is worth it.
+    pub fn due_ms(&self, connections: usize) -> Option<u64> {
+        self.is_worth(connections).then(|| u64::from(self.tick + TICKS_MIN) * TICK_MS)
+    }
+
+    fn is_worth(&self, connections: usize) -> bool {
+        self.changes >= CHANGES_MIN.max(connections as u32 / 8)
     }
 
     fn is_too_soon(&self, tick: u32) -> bool {
         tick < self.tick + TICKS_MIN
     }
 
-    /// Begins anew; returns whether the heap is worth a look.
-    fn restart(&mut self, tick: u32) -> bool {
-        std::mem::replace(self, Self { changes: 0, tick }).changes >= CHANGES_MIN
+    /// Begins anew; returns whether the heap is worth a look. If it is not, the changes go on counting.
+    fn restart(&mut self, tick: u32, connections: usize) -> bool {
+        let is_worth = self.is_worth(connections);
+        *self = Self { changes: if is_worth { 0 } else { self.changes }, tick };
+        is_worth
     }
 }
 
@@ -70,7 +77,7 @@ impl Shard {
         self.user_homes.give_back();
         self.pool.give_back();
         self.rooms.give_back();
-        self.churn.restart(tick)
+        self.churn.restart(tick, self.connections.len())
     }
 }
 
@@ -125,10 +132,11 @@ mod tests {
     fn the_heap_is_looked_at_after_many_changes_and_not_too_often() {
         let mut churn = Churn::default();
         (1..CHANGES_MIN).for_each(|_| churn.note());
-        assert!(churn.due_ms().is_none() && !churn.restart(100));
-        (0..CHANGES_MIN).for_each(|_| churn.note());
-        assert_eq!(churn.due_ms(), Some(u64::from(100 + TICKS_MIN) * TICK_MS));
+        assert!(churn.due_ms(0).is_none() && !churn.restart(100, 0));
+        churn.note();
+        assert!(churn.due_ms(1_000_000).is_none());
+        assert_eq!(churn.due_ms(19_000), Some(u64::from(100 + TICKS_MIN) * TICK_MS));
         assert!(churn.is_too_soon(100 + TICKS_MIN - 1) && !churn.is_too_soon(100 + TICKS_MIN));
-        assert!(churn.restart(100 + TICKS_MIN) && churn.due_ms().is_none());
+        assert!(churn.restart(100 + TICKS_MIN, 0) && churn.due_ms(0).is_none());
     }
 }
