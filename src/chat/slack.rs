@@ -14,7 +14,7 @@ use super::shard::Shard;
 use super::wheel::TICK_MS;
 
 /// Places that a queue or table keeps while it is empty.
-const KEPT: usize = 1024;
+const KEPT: usize = 256;
 
 /// So many connections and memberships that came or went leave enough holes in the heap to be worth closing; and an eighth
 /// of the connections, so that a look, whose cost grows with the heap, is paid for by changes that grow alike.
