@@ -104,12 +104,14 @@ impl Burst {
     }
 
     /// Ends the burst and hands its segments out, with a `deflater` also compressed; the burst is empty again.
-    pub fn freeze(&mut self, mut deflater: Option<&mut Deflater>) -> Arc<[Segment]> {
+    pub fn freeze(&mut self, deflater: Option<&mut Deflater>) -> Arc<[Segment]> {
         self.close_segment();
         self.bytes = 0;
         let mut closed = std::mem::take(&mut self.closed);
-        for segment in &mut closed {
-            segment.frames = Frames::new(segment.frames.plain.clone(), deflater.as_deref_mut());
+        if let Some(deflater) = deflater {
+            for Segment { frames, .. } in &mut closed {
+                frames.deflated = deflater.deflate_frames(&frames.plain);
+            }
         }
         closed.into()
     }

@@ -1,8 +1,8 @@
 //! Gives back what a storm left behind.
 //!
 //! Queues and tables keep their capacity while there is work, since the next turn may need it. When a shard is about to
-//! sleep, at most once a second, what is empty and was much larger than usual is freed, so that ten thousand joins in a second cost no memory
-//! in the hours after them. Costs a few compares where there is nothing to give back.
+//! sleep, at most once a second, what is empty and was much larger than usual is freed, so that ten thousand joins in a
+//! second cost no memory in the hours after them. Costs a few compares where there is nothing to give back.
 
 use std::collections::VecDeque;
 
