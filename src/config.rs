@@ -16,6 +16,7 @@ mod source;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use crate::auth::{ApiKey, Keys};
 use crate::error::Error;
@@ -46,6 +47,17 @@ pub enum Service {
     Echo,
 }
 
+/// Where messages are kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Store {
+    /// Nowhere: a room remembers its latest events, and no more.
+    None,
+    /// In an embedded database that ends with the process.
+    Memory,
+    /// In an embedded database in this file.
+    File(PathBuf),
+}
+
 /// Everything that the server is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -63,6 +75,10 @@ pub struct Config {
     pub api_key: Option<ApiKey>,
     /// Web pages that may connect.
     pub origins: Origins,
+    /// Where messages are kept.
+    pub store: Store,
+    /// Whether `/readyz` answers 503 while the store fails.
+    pub ready_requires_store: bool,
     /// Whether there are rate limits.
     pub rates: bool,
     /// Whether permessage-deflate is negotiated with clients that offer it.
@@ -130,7 +146,10 @@ impl Config {
             let threads = decimal(text)?.parse().ok()?;
             (1..=256).contains(&threads).then_some(threads)
         })?;
-        reader.read(CHAT_STORE, CHAT_STORE.default, |text| (text == CHAT_STORE.accepted).then_some(()))?;
+        let store = if inputs.dev { "memory" } else { CHAT_STORE.default };
+        let store = reader.read(CHAT_STORE, store, store_setting)?;
+        let ready = CHAT_READY_REQUIRES_STORE;
+        let ready_requires_store = reader.read(ready, ready.default, on_or_off)?;
         let rates = reader.read(CHAT_RATES, CHAT_RATES.default, on_or_off)?;
         let deflate = reader.read(CHAT_DEFLATE, CHAT_DEFLATE.default, on_or_off)?;
         let expiry = CHAT_ENFORCE_EXPIRY;
@@ -149,6 +168,8 @@ impl Config {
             keys,
             api_key,
             origins,
+            store,
+            ready_requires_store,
             rates,
             deflate,
             enforce_expiry,
@@ -171,6 +192,8 @@ impl Config {
             keys: Keys::new(secret.as_bytes()),
             api_key: Some(ApiKey::new(api_key.as_bytes())),
             origins: Origins::Any,
+            store: Store::None,
+            ready_requires_store: false,
             rates: true,
             deflate: true,
             enforce_expiry: true,

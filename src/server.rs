@@ -117,7 +117,7 @@ impl Server {
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(&gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
             let work = move || {
-                let setup = ShardSetup { config, id, shards, key, seed, gauges };
+                let setup = ShardSetup { config, id, shards, key, seed, gauges, store: None };
                 let shard = Shard::new(setup, clock(started));
                 Reactor::new(shard, id, shards, MioIo::new(id, endpoint, mailers, reporter, started)).run()
             };

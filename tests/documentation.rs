@@ -146,6 +146,7 @@ fn options(path: &str) -> String {
         key: HashKey::new([1; 16]),
         seed: [1; 32],
         gauges: Arc::new(Gauges::default()),
+        store: None,
     };
     let mut shard = Shard::new(setup, now);
     shard.begin_turn(now);

@@ -28,6 +28,7 @@ pub mod routes;
 mod session;
 pub mod shard;
 pub mod slack;
+pub mod store;
 pub mod tables;
 pub mod typing;
 pub mod user_homes;

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -29,6 +29,7 @@ use super::outbox::OutboxPool;
 use super::queues::{SendBudget, SendQueues};
 use super::revocations::Revocations;
 use super::slack::Churn;
+use super::store::{Done, Job, StoreFacts};
 use super::tables::{LocalRooms, Users};
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
@@ -42,6 +43,7 @@ pub const WRITE_BYTES_MAX: usize = 256 * 1024;
 #[derive(Default, Debug)]
 pub struct Gauges {
     websockets: AtomicUsize,
+    store_failing: AtomicBool,
 }
 
 impl Gauges {
@@ -54,6 +56,16 @@ impl Gauges {
     /// Counts a WebSocket out.
     pub fn leave(&self) {
         self.websockets.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes whether the store fails.
+    pub fn note_store(&self, failing: bool) {
+        self.store_failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// Whether the store fails.
+    pub fn is_store_failing(&self) -> bool {
+        self.store_failing.load(Ordering::Relaxed)
     }
 
     /// WebSockets that are open, or opening, in the whole server.
@@ -76,6 +88,8 @@ pub struct ShardSetup {
     pub seed: [u8; 32],
     /// Counters shared by all shards.
     pub gauges: Arc<Gauges>,
+    /// The store, if there is one.
+    pub store: Option<StoreFacts>,
 }
 
 /// The state of one event-loop thread.
@@ -115,7 +129,7 @@ pub struct Shard {
 impl Shard {
     /// An empty shard.
     pub fn new(setup: ShardSetup, now: Now) -> Self {
-        let ShardSetup { config, id, shards, key, seed, gauges } = setup;
+        let ShardSetup { config, id, shards, key, seed, gauges, store: _ } = setup;
         let limits = &config.limits;
         Self {
             id,
@@ -293,6 +307,17 @@ impl Shard {
     pub fn restore_batch(&mut self, target: ShardId, batch: Batch) {
         self.mail.restore(target, batch);
     }
+
+    /// What there is for the store; what it does not take goes to [`Shard::handle_lost_job`].
+    pub fn poll_job(&mut self) -> Option<Job> {
+        None
+    }
+
+    /// Takes an answer of the store.
+    pub fn handle_done(&mut self, _: Done) {}
+
+    /// Nobody has taken the job, and nobody will answer it.
+    pub fn handle_lost_job(&mut self, _: Job) {}
 
     /// Whether a batch is held back because a mailbox was full.
     pub fn is_holding(&self) -> bool {

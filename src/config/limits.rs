@@ -159,6 +159,28 @@ limits! {
     idempotency_ms: u64, "ms", 600_000, 1_000..=86_400_000;
     /// Ids and keys remembered at once without a store.
     idempotency_entries_max: usize, "entries", 100_000, 1..=10_000_000;
+    /// Missed events that a client is sent when it comes back; behind more it has to page.
+    recovery_events: usize, "events", 1_000, 0..=100_000;
+    /// Bytes of missed events that a client is sent when it comes back.
+    recovery_bytes_max: usize, "bytes", 1_048_576, 1_024..=16_777_216;
+    /// Recent events that rooms keep in memory for those who come back.
+    history_pool_bytes: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
+    /// Durable requests under way to the store; further ones are refused (`overloaded`, 503).
+    store_writes_max: usize, "requests", 8_192, 1..=1_048_576;
+    /// Bytes of durable requests under way to the store; further ones are refused (`overloaded`, 503).
+    store_bytes_max: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
+    /// Reads of the store under way; further ones are refused (`overloaded`, 503).
+    store_reads_max: usize, "reads", 4_096, 1..=1_048_576;
+    /// Time that an `Idempotency-Key` is remembered with a store.
+    store_idempotency_ms: u64, "ms", 86_400_000, 1_000..=31_536_000_000;
+    /// Log of the store above which it is written back at once, rather than besides.
+    store_log_bytes_max: u64, "bytes", 67_108_864, 1_048_576..=1_099_511_627_776;
+    /// Requests that wait for the feed's next event.
+    feed_waits_max: usize, "requests", 256, 1..=1_048_576;
+    /// Days after which an event is removed from the store; 0 keeps it for ever.
+    retention_days: u64, "days", 0, 0..=36_500;
+    /// Events that the store keeps of each room, the newest; 0 keeps all.
+    retention_events: u64, "events", 0, 0..=1_000_000_000;
     /// Users whose older tokens are refused (`revokeBefore`).
     revocations_max: usize, "users", 100_000, 1..=10_000_000;
     /// Messages a second that a connection may send in the long run.
@@ -218,6 +240,7 @@ impl Limits {
         ordered!(burst_bytes_max <= burst_window_bytes);
         ordered!(burst_window_bytes <= segment_pool_bytes);
         ordered!(typing_repeat_ms <= typing_ms);
+        ordered!(body_bytes_max <= store_bytes_max);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use tracing::level_filters::LevelFilter;
 use crate::auth::Algorithm;
 use crate::log::Format;
 
+use super::Store;
 use super::limits::Limits;
 
 /// One setting as it is documented.
@@ -57,8 +58,10 @@ settings! {
         "The address to listen on. The default is every address, IPv4 included; with --dev it is 127.0.0.1.";
     CHAT_THREADS false, "cores", "an integer from 1 to 256",
         "Threads that serve connections.";
-    CHAT_STORE false, "none", "none",
-        "Where messages are kept.";
+    CHAT_STORE false, "data/chat.db", "the path of a database file, memory, or none",
+        "Where messages are kept. The default is made if it does not exist; with --dev it is memory.";
+    CHAT_READY_REQUIRES_STORE false, "off", "on or off",
+        "Whether /readyz answers 503 while the store fails. Its body says so in any case.";
     CHAT_RATES false, "on", "on or off",
         "Rate limits of any kind; off is for load tests.";
     CHAT_DEFLATE false, "on", "on or off",
@@ -113,6 +116,15 @@ pub(crate) fn on_or_off(text: &str) -> Option<bool> {
         "on" => Some(true),
         "off" => Some(false),
         _ => None,
+    }
+}
+
+pub(crate) fn store_setting(text: &str) -> Option<Store> {
+    match text {
+        "" => None,
+        "none" => Some(Store::None),
+        "memory" => Some(Store::Memory),
+        path => Some(Store::File(path.into())),
     }
 }
 

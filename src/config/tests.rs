@@ -151,7 +151,7 @@ fn mistakes_name_key_value_and_what_is_accepted() {
         ("CHAT_THREADS", "0", "CHAT_THREADS=0 (environment) is not accepted: an integer from 1 to 256"),
         ("CHAT_THREADS", "two", "CHAT_THREADS=two"),
         ("CHAT_LISTEN", "localhost", "CHAT_LISTEN=localhost (environment) is not accepted: an IP address"),
-        ("CHAT_STORE", "/tmp/x.db", "CHAT_STORE=/tmp/x.db (environment) is not accepted: none"),
+        ("CHAT_READY_REQUIRES_STORE", "yes", "CHAT_READY_REQUIRES_STORE=yes (environment) is not accepted: on or off"),
         ("CHAT_RATES", "yes", "CHAT_RATES=yes (environment) is not accepted: on or off"),
         ("CHAT_ENFORCE_EXPIRY", "0", "CHAT_ENFORCE_EXPIRY=0"),
         ("CHAT_ORIGINS", "example.com", "CHAT_ORIGINS=example.com"),

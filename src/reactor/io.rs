@@ -7,6 +7,7 @@ use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
+use crate::chat::store::{Done, Job};
 
 /// What the poll reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub enum Event {
 pub enum Post {
     /// From another shard.
     Batch(Batch),
+    /// From the store.
+    Done(Done),
     /// From the server, which leads the shards through stopping.
     Stage(Stage),
     /// From the server: the time for closing in order is over.
@@ -78,6 +81,9 @@ pub trait Io {
 
     /// Posts to another shard, and wakes it if it may be asleep; gives the batch back if its mailbox is full.
     fn post(&mut self, target: ShardId, batch: Batch) -> Result<(), Batch>;
+
+    /// Hands something to the store; gives it back if there is none, or it has ended.
+    fn submit(&mut self, job: Job) -> Result<(), Job>;
 
     /// Gives memory that a storm has left empty back to the system.
     fn trim(&mut self);

@@ -17,6 +17,7 @@ use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
+use crate::chat::store::Job;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -155,6 +156,10 @@ impl Io for MioIo {
             Err(Post::Batch(batch)) => Err(batch),
             _ => Ok(()),
         }
+    }
+
+    fn submit(&mut self, job: Job) -> Result<(), Job> {
+        Err(job)
     }
 
     fn trim(&mut self) {

@@ -166,6 +166,7 @@ impl<I: Io> Reactor<I> {
         shard.handle_local(self.budgets.local_max);
         self.write();
         self.post();
+        self.submit();
         self.report_stage();
         self.free();
         Ok(())
@@ -231,6 +232,7 @@ impl<I: Io> Reactor<I> {
             let Some(post) = self.io.receive() else { return };
             match post {
                 Post::Batch(batch) => self.shard.handle_batch(batch),
+                Post::Done(done) => self.shard.handle_done(done),
                 Post::Stage(stage) => self.enter_stage(stage),
                 Post::WindowOver => self.shard.handle_window_over(),
                 Post::End => self.ended = true,
@@ -393,6 +395,14 @@ impl<I: Io> Reactor<I> {
                     self.shard.restore_batch(target, batch);
                     break;
                 }
+            }
+        }
+    }
+
+    fn submit(&mut self) {
+        while let Some(job) = self.shard.poll_job() {
+            if let Err(job) = self.io.submit(job) {
+                self.shard.handle_lost_job(job);
             }
         }
     }

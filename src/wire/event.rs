@@ -268,6 +268,11 @@ pub fn finish(out: &mut Vec<u8>, timestamp: Option<u64>, seq: u64) {
     out.push(b'}');
 }
 
+/// Appends when a message was changed.
+pub fn edited_at(out: &mut Vec<u8>, edited_at: u64) {
+    number(out, "editedAt", edited_at);
+}
+
 /// Completes the beginning of an ephemeral event that was posted.
 pub fn finish_ephemeral(out: &mut Vec<u8>, timestamp: u64) {
     close(out, timestamp);

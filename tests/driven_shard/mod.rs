@@ -55,6 +55,7 @@ impl DrivenShard {
             key: HashKey::new([7; 16]),
             seed: [9; 32],
             gauges: Arc::new(Gauges::default()),
+            store: None,
         };
         Self { shard: Shard::new(setup, now), keys, now, sent_bytes: 0, offer: "" }
     }

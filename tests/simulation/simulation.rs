@@ -64,7 +64,8 @@ impl Simulation {
         let reactor = |number: usize, random: &mut Random| {
             let id = ShardId(number as u16);
             let (config, gauges) = (config.clone(), gauges.clone());
-            let setup = ShardSetup { config, id, shards: plan.shards, key, seed: random.bytes(), gauges };
+            let (seed, store) = (random.bytes(), None);
+            let setup = ShardSetup { config, id, shards: plan.shards, key, seed, gauges, store };
             let io = SimIo { shard: number, world: world.clone() };
             Reactor::with_budgets(Shard::new(setup, start), id, plan.shards, io, plan.budgets.clone())
         };

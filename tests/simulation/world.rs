@@ -14,6 +14,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
+use sizland_chat::chat::store::Job;
 use sizland_chat::planted::{self, Bug};
 use sizland_chat::reactor::io::{Event, Io, Post};
 
@@ -383,6 +384,10 @@ impl Io for SimIo {
             world.land(target.index(), usize::MAX);
         }
         Ok(())
+    }
+
+    fn submit(&mut self, job: Job) -> Result<(), Job> {
+        Err(job)
     }
 
     fn trim(&mut self) {}

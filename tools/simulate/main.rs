@@ -92,7 +92,8 @@ impl Simulation {
             let id = ShardId(number as u16);
             let (config, gauges) = (config.clone(), gauges.clone());
             let key = HashKey::new([7; 16]);
-            let setup = ShardSetup { config, id, shards: options.shards, key, seed: [number as u8; 32], gauges };
+            let (seed, store) = ([number as u8; 32], None);
+            let setup = ShardSetup { config, id, shards: options.shards, key, seed, gauges, store };
             let shard = Shard::new(setup, Now { tick_ms: 0, wall_ms: WALL_MS });
             Reactor::new(shard, id, options.shards, SimIo { shard: number, world: world.clone() })
         };

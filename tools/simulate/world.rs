@@ -11,6 +11,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
+use sizland_chat::chat::store::Job;
 use sizland_chat::reactor::io::{Event, Io, Post};
 
 /// A client: 16 bytes.
@@ -242,6 +243,10 @@ impl Io for SimIo {
         port.mailbox.push_back(Post::Batch(batch));
         port.woken = true;
         Ok(())
+    }
+
+    fn submit(&mut self, job: Job) -> Result<(), Job> {
+        Err(job)
     }
 
     fn trim(&mut self) {}

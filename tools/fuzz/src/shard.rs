@@ -108,6 +108,7 @@ impl World {
                 key: HashKey::new([7; 16]),
                 seed: [number as u8; 32],
                 gauges: gauges.clone(),
+                store: None,
             };
             Shard::new(setup, now)
         };
