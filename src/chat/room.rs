@@ -8,23 +8,33 @@
 //! The home knows sources, never the connections behind them but for the one that holds a user's typing. It reads no clock
 //! and sends nothing. What a join costs does not depend on how many are in the room.
 //!
+//! What the room has to do with the store stands in [`durable`], and what those get who come back in [`recovery`].
+//!
 //! Invariants: interest equals presence, summed per shard; `seq` has no holes; a room without members has neither typists
 //! nor changes to tell; each ask has exactly one reply.
+
+mod durable;
+mod receipts;
+mod recovery;
 
 use std::sync::Arc;
 
 use super::Now;
 use super::burst::{Burst, Frames, Kind, Segment};
-use super::envelope::{Answer, Origin, Publish, Reply, RoomAsk, RoomSummary};
-use super::ids::{ConnId, RoomName, ShardId, UserId};
-use super::orderer::{Decision, Orderer, Outcome};
+use super::desk::Desk;
+use super::envelope::{Answer, Origin, Reply, RoomAsk, RoomSummary, Since};
+use super::history::History;
+use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
+use super::orderer::Orderer;
 use super::presence::{Change, Interest, Left, Presence, PresenceDiff};
 use super::typing::{Pace, Typing};
 use crate::config::Limits;
 use crate::wire::client::ErrorCode;
 use crate::wire::deflate::Deflater;
 use crate::wire::event::{self, UserEvent};
-use crate::wire::websocket::{self, Opcode};
+
+use durable::StoreSide;
+use receipts::Receipts;
 
 /// Most users that [`Answer::Users`] names.
 pub const USERS_LISTED_MAX: usize = 10_000;
@@ -32,8 +42,11 @@ pub const USERS_LISTED_MAX: usize = 10_000;
 /// Most ids each way in one `presence_diff`.
 const DIFF_USERS_MAX: usize = 100;
 
-/// More than frame header, timestamp and `seq` add to the prefix of an event.
-const ADDED_BYTES_MAX: usize = 96;
+/// More than frame header, timestamps and `seq` add to the prefix of an event.
+const ADDED_BYTES_MAX: usize = 128;
+
+/// So long at most a room without members is kept whose events are in the store.
+const STORED_LINGER_MS: u64 = 10_000;
 
 /// What a room needs of its surroundings while it handles something.
 pub struct RoomContext<'a> {
@@ -41,8 +54,14 @@ pub struct RoomContext<'a> {
     pub now: Now,
     /// The limits.
     pub limits: &'a Limits,
-    /// The memory that tells retries, shared by the rooms of a shard.
+    /// The room's number on its shard.
+    pub number: u32,
+    /// The key of all maps.
+    pub key: HashKey,
+    /// Where there is no store, the memory that tells retries, shared by the rooms of a shard.
     pub orderer: &'a mut Orderer,
+    /// The way to the store, if there is one.
+    pub desk: &'a mut Desk,
     /// Compresses what is sent, for those members that take it.
     pub deflater: &'a mut Deflater,
     /// The server is draining: presence and typing go on, but are told to nobody.
@@ -54,7 +73,13 @@ pub struct RoomContext<'a> {
 pub struct Room {
     name: RoomName,
     epoch: Box<str>,
+    /// The last `seq` that was emitted.
     last_seq: u64,
+    /// The last `seq` that left with a burst.
+    told_seq: u64,
+    history: History,
+    store: StoreSide,
+    receipts: Receipts,
     presence: Presence,
     interest: Interest,
     typing: Typing,
@@ -63,6 +88,8 @@ pub struct Room {
     diff: PresenceDiff,
     /// All members are to get a fresh `online_update` at the end of the turn's burst.
     online_due: bool,
+    /// Behind this turn's burst nobody is in the room any more.
+    ends: bool,
     burst: Burst,
     replies: Vec<(ShardId, Origin, Due)>,
     linger_until_ms: u64,
@@ -72,8 +99,8 @@ pub struct Room {
 #[derive(Debug)]
 enum Due {
     Answer(Answer),
-    /// To a joiner, with the time of its `user_joined`.
-    Subscribed(u64),
+    /// To a joiner, with the time of its `user_joined`, and up to where it knows the room.
+    Subscribed(u64, Option<Box<Since>>),
     Online,
 }
 
@@ -86,41 +113,59 @@ pub struct Frozen {
     pub bytes: usize,
     /// The shards that get the burst: those with members that are no joiners of this turn.
     pub to: Vec<ShardId>,
+    /// Behind the burst nobody is in the room any more.
+    pub ends: bool,
+    /// Frames for all connections of a user on a shard.
+    pub to_users: Vec<(ShardId, UserId, Frames)>,
     /// In the order of the asks.
     pub replies: Vec<(ShardId, Reply)>,
 }
 
 impl Room {
     /// A room that nobody is in, with sources numbered below `shards`. It is dead after the turn unless somebody joins or
-    /// publishes.
-    pub fn new(name: RoomName, epoch: String, shards: usize, now: Now) -> Self {
+    /// publishes. With a store its last `seq` is asked for before anything else.
+    pub fn new(name: RoomName, epoch: Box<str>, shards: usize, now: Now, in_store: bool) -> Self {
         Self {
             name,
-            epoch: epoch.into(),
+            epoch,
             last_seq: 0,
+            told_seq: 0,
+            history: History::default(),
+            store: StoreSide::new(in_store),
+            receipts: Receipts::default(),
             presence: Presence::default(),
             interest: Interest::new(shards),
             typing: Typing::default(),
             large: false,
             diff: PresenceDiff::default(),
             online_due: false,
+            ends: false,
             burst: Burst::default(),
             replies: Vec::new(),
             linger_until_ms: now.tick_ms,
         }
     }
 
-    /// Handles what a shard asks; the reply comes with the next [`Room::freeze`].
+    /// Handles what a shard asks; the reply comes with the next [`Room::freeze`], or once the store has answered.
     pub fn handle_ask(&mut self, cx: &mut RoomContext<'_>, source: ShardId, origin: Origin, ask: RoomAsk) {
+        if !self.store.is_known() {
+            return self.wait_for_position(cx, source, origin, ask);
+        }
         let due = match ask {
-            RoomAsk::Subscribe { user, again, deflates } => {
+            RoomAsk::Subscribe { user, again, deflates, since } => {
+                if since.as_ref().is_some_and(|since| self.must_read(cx, since)) {
+                    return self.park(source, origin, RoomAsk::Subscribe { user, again, deflates, since });
+                }
                 if !again {
                     self.join(cx, source, &user, deflates);
                 }
-                Due::Subscribed(cx.now.wall_ms)
+                Due::Subscribed(cx.now.wall_ms, since)
             }
             RoomAsk::Typing { user, start } => Due::Answer(self.type_or_stop(cx, &user, origin.conn, start)),
-            RoomAsk::Publish(publish) => Due::Answer(self.publish(cx, &publish)),
+            RoomAsk::Change(change) => match self.change(cx, source, &origin, *change) {
+                Some(answer) => Due::Answer(answer),
+                None => return,
+            },
             RoomAsk::Ephemeral(prefix) => Due::Answer(self.relay(cx, &prefix)),
             RoomAsk::Refresh => Due::Online,
             RoomAsk::Fence => Due::Answer(Answer::Done),
@@ -177,22 +222,30 @@ impl Room {
         if self.diff.due_ms().is_some_and(|due| due <= cx.now.tick_ms) {
             self.tell_diff(cx);
         }
+        self.tell_due_receipts(cx);
+        self.retry_gap(cx);
     }
 
     /// When [`Room::handle_timeout`], or the end of the room, is due next on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let linger = (self.interest.members() == 0).then_some(self.linger_until_ms);
-        [self.typing.next_deadline_ms(), self.diff.due_ms(), linger].into_iter().flatten().min()
+        let linger = (self.interest.members() == 0 && !self.store.is_busy()).then_some(self.linger_until_ms);
+        let own = [self.typing.next_deadline_ms(), self.diff.due_ms(), linger];
+        own.into_iter().chain([self.receipts.due_ms(), self.store.retry_ms()]).flatten().min()
     }
 
     /// Whether the room may be forgotten: nobody is in it, nothing waits, and it has lingered long enough.
     pub fn is_dead(&self, now: Now) -> bool {
-        self.interest.members() == 0 && !self.has_work() && now.tick_ms >= self.linger_until_ms
+        let is_idle = self.interest.members() == 0 && !self.has_work() && !self.store.is_busy();
+        is_idle && now.tick_ms >= self.linger_until_ms
     }
 
     /// Whether [`Room::freeze`] has something to hand out.
     pub fn has_work(&self) -> bool {
-        !self.burst.is_empty() || !self.replies.is_empty() || self.online_due
+        !self.burst.is_empty()
+            || !self.replies.is_empty()
+            || self.online_due
+            || self.ends
+            || self.receipts.has_private()
     }
 
     /// Ends the turn for the room. The burst is to be sent before the replies.
@@ -202,54 +255,28 @@ impl Room {
             // Every member gets a list that is newer than all differences noted.
             self.diff.clear();
         }
-        let due = std::mem::take(&mut self.replies);
-        let ask_online = due.iter().any(|(_, _, due)| !matches!(due, Due::Answer(_)));
-        let mut online = Vec::new();
-        let mut frame = Vec::new();
-        if tell_all || ask_online {
-            self.put_online_update(cx, &mut online);
-        }
         if tell_all {
+            let mut online = Vec::new();
+            self.put_online_update(cx, None, &mut online);
             self.burst.push(Kind::Ephemeral, None, &[&online]);
         }
-        if ask_online {
-            websocket::put_frame(&mut frame, Opcode::Text, &[&online]);
+        let ends = std::mem::take(&mut self.ends) && self.interest.told() > 0;
+        if ends {
+            self.tell_removal(cx);
         }
-        let mut deflater = (self.interest.deflating() > 0).then_some(&mut *cx.deflater);
-        let frame = Frames::new(frame.into(), deflater.as_deref_mut());
         let to = if self.burst.is_empty() { Vec::new() } else { self.interest.told_shards().collect() };
         self.interest.tell_all();
-        let replies = due.into_iter().map(|(to, origin, due)| (to, Reply { origin, answer: due.answer(&frame) }));
-        let replies = replies.collect();
         // What nobody is told need not be compressed.
-        let segments = self.burst.freeze(deflater.filter(|_| !to.is_empty()));
+        let deflater = (self.interest.deflating() > 0 && !to.is_empty()).then_some(&mut *cx.deflater);
+        let segments = self.burst.freeze(deflater);
+        self.remember(cx, &segments);
+        let replies = self.answer_all(cx);
         let bytes = segments.iter().map(|segment| segment.frames.bytes()).sum();
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
-        Frozen { segments, bytes, to, replies }
-    }
-
-    /// Emits an event that the orderer found new, and says what to answer.
-    ///
-    /// Deciding and emitting are apart so that an orderer may take its time: outcomes are to be emitted in the order of
-    /// their `seq`, without holes.
-    pub fn emit(&mut self, cx: &mut RoomContext<'_>, publish: &Publish, outcome: Outcome) -> Answer {
-        debug_assert_eq!(outcome.seq, self.last_seq + 1, "a room's sequence has no holes");
-        if let Some(author) = &publish.author {
-            let ended = self.typing.stop(author, self.pace(cx));
-            self.tell_stop_if(cx, ended, author);
-        }
-        // A timestamp of the poster's own is part of the prefix.
-        let mut end = Vec::with_capacity(ADDED_BYTES_MAX);
-        if publish.timestamp.is_none() {
-            end.extend_from_slice(b",\"timestamp\":");
-            end.extend_from_slice(outcome.timestamp.as_bytes());
-        }
-        event::finish(&mut end, None, outcome.seq);
-        self.burst.push(Kind::Durable, None, &[&publish.prefix, &end]);
-        self.last_seq = outcome.seq;
-        self.published(outcome, false)
+        let to_users = self.receipts.take_private();
+        Frozen { segments, bytes, to, ends, to_users, replies }
     }
 
     /// The shards that have members.
@@ -278,6 +305,16 @@ impl Room {
         self.last_seq
     }
 
+    /// Bytes of recent events that it keeps.
+    pub fn history_bytes(&self) -> usize {
+        self.history.bytes()
+    }
+
+    /// Forgets the older half of its recent events; returns the bytes that this frees.
+    pub fn cut_history(&mut self) -> usize {
+        self.history.forget_half()
+    }
+
     /// Checks the invariants.
     pub fn check_invariants(&self) {
         self.presence.check_invariants(&self.interest);
@@ -288,6 +325,10 @@ impl Room {
             assert!(!self.large && !self.online_due, "an empty room is small");
         }
         assert!(self.large || self.diff.due_ms().is_none(), "a small room has no differences to tell");
+        if self.burst.is_empty() {
+            assert_eq!(self.told_seq, self.last_seq, "what is emitted is in the burst, or was told");
+        }
+        self.history.check_invariants(self.told_seq);
     }
 
     fn join(&mut self, cx: &RoomContext<'_>, source: ShardId, user: &UserId, deflates: bool) {
@@ -310,31 +351,6 @@ impl Room {
             self.tell_typing(cx, kind, &user);
         }
         Answer::Done
-    }
-
-    fn publish(&mut self, cx: &mut RoomContext<'_>, publish: &Publish) -> Answer {
-        if self.is_full(cx, publish.prefix.len()) {
-            return Answer::Refused(ErrorCode::Overloaded);
-        }
-        self.linger(cx);
-        match cx.orderer.decide(cx.now, &self.name, publish) {
-            Decision::Conflict => Answer::Refused(ErrorCode::Conflict),
-            Decision::Same(outcome) => self.published(outcome, true),
-            Decision::New => {
-                let id = publish.message.as_ref().map(|message| message.id.clone());
-                let made = || itoa::Buffer::new().format(cx.now.wall_ms).into();
-                let timestamp = publish.timestamp.clone().unwrap_or_else(made);
-                let outcome = Outcome { id, seq: self.last_seq + 1, timestamp };
-                cx.orderer.record(cx.now, cx.limits, &self.name, publish, &outcome);
-                self.emit(cx, publish, outcome)
-            }
-        }
-    }
-
-    fn published(&self, outcome: Outcome, replayed: bool) -> Answer {
-        let Outcome { id, seq, timestamp } = outcome;
-        let (users, connections) = (self.users(), self.connections());
-        Answer::Published { id, seq, timestamp, replayed, users, connections }
     }
 
     /// Passes on an ephemeral event that was posted.
@@ -436,10 +452,13 @@ impl Room {
     }
 
     fn linger(&mut self, cx: &RoomContext<'_>) {
-        self.linger_until_ms = cx.now.tick_ms.saturating_add(cx.limits.room_linger_ms);
+        let linger_ms = cx.limits.room_linger_ms;
+        // What the store knows as well need not be kept for long.
+        let linger_ms = if cx.desk.facts().is_some() { linger_ms.min(STORED_LINGER_MS) } else { linger_ms };
+        self.linger_until_ms = cx.now.tick_ms.saturating_add(linger_ms);
     }
 
-    fn put_online_update(&self, cx: &RoomContext<'_>, out: &mut Vec<u8>) {
+    fn put_online_update(&self, cx: &RoomContext<'_>, recovered: Option<bool>, out: &mut Vec<u8>) {
         let listed = if self.large { cx.limits.presence_list_limit } else { usize::MAX };
         event::online_update(
             out,
@@ -448,6 +467,7 @@ impl Room {
             self.last_seq,
             &self.epoch,
             self.large.then(|| self.users()),
+            recovered,
             cx.now.wall_ms,
         );
     }
@@ -470,18 +490,8 @@ impl Room {
 
     /// Whether an event would make the burst too large. The first always fits: no event is too large for ever.
     fn is_full(&self, cx: &RoomContext<'_>, prefix_bytes: usize) -> bool {
-        let bytes = self.burst.bytes() + prefix_bytes + ADDED_BYTES_MAX;
-        !self.burst.is_empty() && bytes > cx.limits.burst_bytes_max
-    }
-}
-
-impl Due {
-    fn answer(self, frame: &Frames) -> Answer {
-        match self {
-            Due::Answer(answer) => answer,
-            Due::Subscribed(timestamp_ms) => Answer::Subscribed { online: frame.clone(), timestamp_ms },
-            Due::Online => Answer::Online(frame.clone()),
-        }
+        let before = self.burst.bytes() + self.store.write_bytes();
+        before > 0 && before + prefix_bytes + ADDED_BYTES_MAX > cx.limits.burst_bytes_max
     }
 }
 

@@ -8,6 +8,7 @@ use super::envelope::Answer;
 use super::ids::RoomName;
 use super::membership::{RoomAction, RoomRequest};
 use super::shard::Shard;
+use super::store::{self, Actor, Change};
 use crate::config::Service;
 use crate::wire::client::{self, Action, ErrorCode, Request, RoomEntry};
 use crate::wire::decoder::{Event, Rules, decode_by};
@@ -93,7 +94,7 @@ impl Shard {
             _ if closing => {}
             Event::Pong(_) => {}
             Event::Ping(payload) => {
-                if self.connections[slot].outbox.bytes() >= self.config.limits.outbox_hard_bytes {
+                if self.connections[slot].behind_bytes() >= self.config.limits.outbox_hard_bytes {
                     self.close(slot, &CloseReason::SlowConsumer);
                 } else if self.charge(slot, 1).is_ok() {
                     let outbox = &mut self.connections[slot].outbox;
@@ -158,7 +159,7 @@ impl Shard {
         }
         match request {
             Request::JoinRoom { room } => {
-                let action = RoomAction::Join(None);
+                let action = RoomAction::Join { batch: None, since: None };
                 self.ask_about_room(slot, &room, RoomRequest { reference, action });
             }
             Request::JoinRooms { rooms } => self.join_rooms(slot, reference, &rooms),
@@ -172,11 +173,15 @@ impl Shard {
                 let text = "taking a reaction back needs a store, and none is configured";
                 self.send_error(slot, ErrorCode::Unavailable, text, reference.as_deref(), Some(&room));
             }
-            Request::Reaction { room, message_id, emoji, .. } => {
+            Request::Reaction { room, message_id, emoji, action } => {
                 let mut prefix = Vec::with_capacity(192);
                 let user = self.users.id(self.connections[slot].user).as_ref();
                 event::reaction_prefix(&mut prefix, &room, &message_id, &emoji, user);
-                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::React(prefix) });
+                let (user, emoji) = (user.to_id(), Box::from(&*emoji));
+                let repeats = action.is_none();
+                let react = store::Action::React { message: message_id, emoji, user: user.clone(), repeats };
+                let change = Change { by: Actor::User(user), prefix, action: react };
+                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::Change(change.into()) });
             }
             Request::RefreshToken { token } => self.handle_refresh_token(slot, token.as_str(), reference),
             Request::Ping | Request::Auth { .. } => {}
@@ -207,7 +212,7 @@ impl Shard {
         // One more than there are rooms, so that the last step answers also when there is no valid room.
         extra.batches.push_back(JoinBatch { number, reference, rooms, left: asked.len() + 1 });
         for room in asked {
-            let action = RoomAction::Join(Some(number));
+            let action = RoomAction::Join { batch: Some(number), since: None };
             self.ask_about_room(slot, room, RoomRequest { reference: None, action });
         }
         self.answer_part(slot, Some(number), "", None);

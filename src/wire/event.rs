@@ -108,7 +108,9 @@ pub fn user_event(out: &mut Vec<u8>, event: UserEvent, room: &str, user: IdRef<'
 }
 
 /// `online_update`: who is in the room, as of the durable event `seq` of `epoch`. `truncated` is
-/// the number of all users where `online` lists only some.
+/// the number of all users where `online` lists only some. `recovered` answers who asked to be sent
+/// what it had missed: whether that follows.
+#[expect(clippy::too_many_arguments, reason = "one for each field")]
 pub fn online_update<'a>(
     out: &mut Vec<u8>,
     room: &str,
@@ -116,6 +118,7 @@ pub fn online_update<'a>(
     seq: u64,
     epoch: &str,
     truncated: Option<u32>,
+    recovered: Option<bool>,
     timestamp: u64,
 ) {
     open(out, "online_update");
@@ -127,6 +130,18 @@ pub fn online_update<'a>(
     }
     number(out, "seq", seq);
     text(out, "epoch", epoch);
+    if let Some(recovered) = recovered {
+        raw(out, "recovered", if recovered { "true" } else { "false" });
+    }
+    close(out, timestamp);
+}
+
+/// `read_receipt`: a user has read the room up to the message `seq`.
+pub fn read_receipt(out: &mut Vec<u8>, room: &str, user: &Id, seq: u64, timestamp: u64) {
+    open(out, "read_receipt");
+    text(out, "roomId", room);
+    id(out, "userId", user.as_ref());
+    number(out, "seq", seq);
     close(out, timestamp);
 }
 
@@ -398,11 +413,13 @@ mod tests {
                 r#"{"type":"user_joined","roomId":"r\"1","userId":"u","timestamp":1}"#,
             ),
             (
-                written(|out| online_update(out, "r", [user.as_ref(), number.as_ref()].into_iter(), 3, "e", None, 1)),
+                written(|out| {
+                    online_update(out, "r", [user.as_ref(), number.as_ref()].into_iter(), 3, "e", None, None, 1)
+                }),
                 r#"{"type":"online_update","roomId":"r","online":["u",7],"seq":3,"epoch":"e","timestamp":1}"#,
             ),
             (
-                written(|out| online_update(out, "r", [].into_iter(), 0, "e", Some(900), 1)),
+                written(|out| online_update(out, "r", [].into_iter(), 0, "e", Some(900), None, 1)),
                 r#"{"type":"online_update","roomId":"r","online":[],"count":900,"truncated":true,"seq":0,"epoch":"e","timestamp":1}"#,
             ),
             (

@@ -8,6 +8,7 @@
 use crate::wire::digest::{DEPTH_MAX, Digester};
 use crate::wire::object::{self, Member};
 use crate::wire::rest_body::put_member;
+use crate::wire::value::Id;
 
 /// What a tombstone of either type keeps, `seq` aside.
 const KEPT: [&[u8]; 5] = [b"type", b"roomId", b"id", b"timestamp", b"sender_user_id"];
@@ -61,6 +62,17 @@ pub fn apply_edit(payload: &str, fields: &[u8], edited_at: u64) -> Option<Vec<u8
         }
     }
     close(out, seq(&members)?)
+}
+
+/// Whether an event is the message itself, or an edit of it.
+pub fn is_about(event: &str, message: &Id) -> bool {
+    let (mut is_message, mut is_this) = (false, false);
+    let split = object::split(event, |member| match &*member.key {
+        b"type" => is_message = matches!(member.raw_value, "\"new_message\"" | "\"message_updated\""),
+        b"id" => is_this = Id::parse_raw(member.raw_value).as_ref() == Some(message),
+        _ => {}
+    });
+    split.is_ok() && is_message && is_this
 }
 
 /// Whether an edit with `fields` would give the message another JSON value: a number counts by its value and a string
