@@ -448,6 +448,7 @@ impl Room {
             self.last_seq,
             &self.epoch,
             self.large.then(|| self.users()),
+            None,
             cx.now.wall_ms,
         );
     }

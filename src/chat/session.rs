@@ -157,7 +157,7 @@ impl Shard {
             _ => {}
         }
         match request {
-            Request::JoinRoom { room } => {
+            Request::JoinRoom { room, .. } => {
                 let action = RoomAction::Join(None);
                 self.ask_about_room(slot, &room, RoomRequest { reference, action });
             }
@@ -178,6 +178,13 @@ impl Shard {
                 event::reaction_prefix(&mut prefix, &room, &message_id, &emoji, user);
                 self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::React(prefix) });
             }
+            Request::SendMessage { room, .. }
+            | Request::EditMessage { room, .. }
+            | Request::DeleteMessage { room, .. }
+            | Request::MarkRead { room, .. } => {
+                let text = "not yet";
+                self.send_error(slot, ErrorCode::Unavailable, text, reference.as_deref(), Some(&room));
+            }
             Request::RefreshToken { token } => self.handle_refresh_token(slot, token.as_str(), reference),
             Request::Ping | Request::Auth { .. } => {}
         }
@@ -194,7 +201,7 @@ impl Shard {
         let mut asked = Vec::new();
         for entry in entries {
             match entry {
-                RoomEntry::Room(room) => {
+                RoomEntry::Room(room, _) => {
                     // A room named twice is joined, and answered, once.
                     if !asked.contains(&&**room) {
                         asked.push(&**room);
