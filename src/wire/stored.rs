@@ -93,6 +93,20 @@ pub fn is_changed_by(payload: &str, fields: &[u8]) -> bool {
     !edit.iter().all(is_kept)
 }
 
+/// What an edit gives a message anew, as raw JSON members: each of the two raw values that there is, under its name.
+pub(crate) fn edit_fields(content: Option<&str>, attachments: Option<&str>) -> Vec<u8> {
+    let mut fields = Vec::new();
+    for (name, raw) in [("\"content\":", content), ("\"attachments\":", attachments)] {
+        let Some(raw) = raw else { continue };
+        if !fields.is_empty() {
+            fields.push(b',');
+        }
+        fields.extend_from_slice(name.as_bytes());
+        fields.extend_from_slice(raw.as_bytes());
+    }
+    fields
+}
+
 fn members(text: &str) -> Option<Vec<Member<'_>>> {
     let mut members = Vec::new();
     object::split(text, |member| members.push(member)).ok()?;

@@ -69,7 +69,7 @@ impl Room {
             return;
         }
         let mut text = Vec::with_capacity(128);
-        event::read_receipt(&mut text, self.name.text(), user, seq, cx.now.wall_ms);
+        event::read_receipt(&mut text, self.name.text(), user.as_ref(), seq, cx.now.wall_ms);
         if !self.large {
             return self.burst.push(Kind::Ephemeral, None, &[&text]);
         }
