@@ -54,7 +54,8 @@ impl Room {
 
     /// Tells what has waited for a second.
     pub(super) fn tell_due_receipts(&mut self, cx: &RoomContext<'_>) {
-        while let Some((_, user)) = self.receipts.due.pop_front_if(|(due_ms, _)| *due_ms <= cx.now.tick_ms) {
+        while self.receipts.due_ms().is_some_and(|due_ms| due_ms <= cx.now.tick_ms) {
+            let Some((_, user)) = self.receipts.due.pop_front() else { break };
             if let Some(Some(seq)) = self.receipts.users.remove(&user) {
                 self.note_receipt(cx, &user, seq);
             }
