@@ -18,6 +18,7 @@ pub mod message;
 mod object;
 pub mod response;
 pub mod rest_body;
+pub mod stored;
 pub mod target;
 mod timestamp;
 pub mod upgrade;
