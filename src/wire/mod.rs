@@ -15,7 +15,7 @@ mod http_tests;
 mod mask;
 pub mod masking;
 pub mod message;
-mod object;
+pub(crate) mod object;
 pub mod response;
 pub mod rest_body;
 pub mod stored;

@@ -1,0 +1,11 @@
+//! The store: what is kept on disk, and the threads that wait for it.
+//!
+//! Owns everything that may block. It takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
+//! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
+
+pub mod database;
+mod feed;
+pub mod ledger;
+pub mod reader;
+pub mod retention;
+pub mod schema;
