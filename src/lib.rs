@@ -269,3 +269,4 @@ pub mod planted;
 pub mod reactor;
 pub mod server;
 pub mod wire;
+pub mod work;
