@@ -12,6 +12,7 @@ use crate::wire::timestamp;
 use crate::wire::value::{Id, put_json_string};
 
 pub use crate::wire::rest_body::PostRefusal;
+pub use crate::wire::stored::{apply_edit, is_changed_by, tombstone};
 
 /// Names that only the server gives, but for `roomId`, which may repeat the path.
 const RESERVED: [&str; 6] = ["type", "seq", "epoch", "deleted", "editedAt", "reactionSummary"];

@@ -14,11 +14,11 @@ use super::checkpointer::{LARGE_BYTES, Log, Written};
 use super::database::Database;
 use super::failure::Failure;
 use super::ledger::Ledger;
-use super::reader::{self, Reader};
+use super::reader;
 use super::readers::Source;
 use super::retention::Retention;
 use super::writer::Core;
-use crate::chat::store::{Found, Lookup, Verdict, Write};
+use crate::chat::store::{Found, Lookup, StoreFacts, Verdict, Write};
 use crate::config::Limits;
 use crate::error::Error;
 
@@ -128,7 +128,7 @@ impl Core for WriteConnection {
 
     fn find(&mut self, lookup: &Lookup) -> Found {
         match &self.ledger {
-            Some(ledger) => reader::find_on(ledger.connection(), lookup),
+            Some(ledger) => reader::find_on(ledger.connection(), &self.database.facts(), lookup),
             None => Found::Failed,
         }
     }
@@ -137,29 +137,28 @@ impl Core for WriteConnection {
 /// A connection that reads.
 pub(crate) struct ReadConnection {
     database: Arc<Database>,
-    limits: Limits,
-    reader: Reader,
+    facts: StoreFacts,
+    connection: Connection,
 }
 
 impl ReadConnection {
     /// One of the connections of `database` that read.
-    pub fn open(database: &Arc<Database>, limits: &Limits) -> Result<Self, Error> {
+    pub fn open(database: &Arc<Database>) -> Result<Self, Error> {
         let connection = database.reader().map_err(|error| refusal(database, &error))?;
-        let reader = Reader::new(connection);
-        Ok(Self { database: Arc::clone(database), limits: limits.clone(), reader })
+        Ok(Self { database: Arc::clone(database), facts: database.facts(), connection })
     }
 }
 
 impl Source for ReadConnection {
     fn find(&mut self, lookup: &Lookup) -> Result<Found, Failure> {
-        self.reader.find(lookup).map_err(|error| failure(&error))
+        reader::try_find_on(&self.connection, &self.facts, lookup).map_err(|error| failure(&error))
     }
 
     fn reopen(&mut self) -> Result<(), Failure> {
         let connection = self.database.reader().map_err(|error| failure(&error))?;
         // Opening alone reads nothing.
         connection.query_row("SELECT epoch FROM store", [], |_| Ok(())).map_err(|error| failure(&error))?;
-        self.reader = Reader::new(connection);
+        self.connection = connection;
         Ok(())
     }
 }

@@ -1,6 +1,17 @@
-//! Blocking threads: the store.
+//! The store: what is kept on disk, and the threads that wait for it.
+//!
+//! Owns everything that may block. It takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
+//! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
-pub(crate) mod checkpointer;
-pub(crate) mod failure;
-pub(crate) mod readers;
-pub(crate) mod writer;
+mod checkpointer;
+mod connections;
+pub mod database;
+mod failure;
+mod feed;
+pub mod ledger;
+pub mod reader;
+mod readers;
+pub mod retention;
+pub mod schema;
+pub mod store;
+mod writer;

@@ -92,7 +92,7 @@ impl Store {
         }
         for (number, health) in health.enumerate() {
             let Some(jobs) = reads_in.clone() else { break };
-            let source = ReadConnection::open(&self.database, &self.limits)?;
+            let source = ReadConnection::open(&self.database)?;
             let reading = Reading::new(source, poster(mailers), health, RETRY);
             let stopped = threads.stopped.clone();
             threads.spawn(&format!("store-reader-{number}"), move || reading.run(&jobs, &stopped))?;
