@@ -73,7 +73,18 @@ impl MioIo {
     ) -> Self {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
-        Self { id, poll, events, listener: Some(listener), sockets: Vec::new(), mailbox, mailers, reports, jobs, started }
+        Self {
+            id,
+            poll,
+            events,
+            listener: Some(listener),
+            sockets: Vec::new(),
+            mailbox,
+            mailers,
+            reports,
+            jobs,
+            started,
+        }
     }
 
     fn socket(&mut self, slot: u32) -> io::Result<&mut TcpStream> {
