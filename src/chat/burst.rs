@@ -93,6 +93,14 @@ impl Burst {
         self.bytes += frame;
     }
 
+    /// Appends durable events that are frames already.
+    pub fn push_ready(&mut self, frames: Arc<[u8]>, events: u32) {
+        self.close_segment();
+        self.bytes += frames.len();
+        let frames = Frames::new(frames, None);
+        self.closed.push(Segment { frames, events, kind: Kind::Durable, exclude: None });
+    }
+
     /// The bytes collected so far.
     pub fn bytes(&self) -> usize {
         self.bytes

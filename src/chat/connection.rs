@@ -177,6 +177,8 @@ pub struct Extra {
     pub shed: u32,
     /// Rooms for which a fresh `online_update` is still to be asked.
     pub refresh: Vec<u32>,
+    /// Unsent bytes that the connection had missed before it came back, and is not to be blamed for.
+    pub missed_bytes: usize,
     /// What the greeting and the upgrade answer need, while the user's home is asked.
     pub admission: Option<Admission>,
     /// What the input pool is charged for this connection.
@@ -193,6 +195,7 @@ impl Extra {
             && self.batches.is_empty()
             && self.shed == 0
             && self.refresh.is_empty()
+            && self.missed_bytes == 0
             && self.admission.is_none()
             && self.charged == 0
     }
@@ -266,6 +269,12 @@ pub enum Flag {
 const WINDOW_SHIFT: u32 = 12;
 
 impl Connection {
+    /// Unsent bytes by which it is behind: what it had missed before it came back does not count.
+    pub fn behind_bytes(&self) -> usize {
+        let missed_bytes = self.extra.as_ref().map_or(0, |extra| extra.missed_bytes);
+        self.outbox.bytes().saturating_sub(missed_bytes)
+    }
+
     /// The window that it has for what is compressed, as the base-2 logarithm, 8 to 15; 0 if it takes nothing compressed.
     pub fn window_bits(&self) -> u8 {
         (self.flags >> WINDOW_SHIFT) as u8

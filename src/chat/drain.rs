@@ -43,7 +43,7 @@ impl Shard {
             Stage::Running | Stage::Notice => true,
             Stage::Quiesce => self.is_quiet(),
             Stage::Close => self.connections.is_empty(),
-            Stage::Settle => self.mail.is_settled() && !self.rooms.has_dirty(),
+            Stage::Settle => self.mail.is_settled() && !self.rooms.has_dirty() && self.desk.is_idle(),
         }
     }
 
@@ -65,7 +65,7 @@ impl Shard {
 
     /// Nothing that was asked is unanswered.
     fn is_quiet(&self) -> bool {
-        self.mail.is_settled() && !self.rooms.has_dirty() && self.joins.is_empty()
+        self.mail.is_settled() && !self.rooms.has_dirty() && self.joins.is_empty() && self.desk.is_idle()
     }
 
     /// Gives every connection its moment in the window.

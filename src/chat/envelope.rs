@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use super::burst::{Frames, Segment};
+use super::history::Missed;
 use super::ids::{ConnId, RoomName, ShardId, UserId};
+use super::store::{Change, Found};
 use crate::wire::client::ErrorCode;
 use crate::wire::value::Id;
 
@@ -51,6 +53,8 @@ pub enum Envelope {
         segments: Arc<[Segment]>,
         /// The sum of the segments' lengths, both variants counted.
         bytes: usize,
+        /// Behind it nobody is in the room any more.
+        ends: bool,
     },
     /// An admitted connection of `user` has ended.
     UserGone {
@@ -145,6 +149,8 @@ pub enum RoomAsk {
         again: bool,
         /// Whether the connection takes what is compressed.
         deflates: bool,
+        /// Up to where it knows the room, if it wants to be sent what it has missed.
+        since: Option<Box<Since>>,
     },
     /// `typing_start` or `typing_stop`.
     Typing {
@@ -153,8 +159,8 @@ pub enum RoomAsk {
         /// Whether it begins.
         start: bool,
     },
-    /// A durable event.
-    Publish(Publish),
+    /// Something durable.
+    Change(Box<Change>),
     /// An ephemeral event from the REST interface: a whole JSON object but for timestamp and closing brace.
     Ephemeral(Vec<u8>),
     /// A fresh `online_update`.
@@ -165,30 +171,13 @@ pub enum RoomAsk {
     Fence,
 }
 
-/// A durable event before the home has ordered it.
-#[derive(Debug)]
-pub struct Publish {
-    /// The JSON object but for `timestamp`, `seq` and the closing brace.
-    pub prefix: Vec<u8>,
-    /// The poster's own timestamp as written, if the prefix contains one.
-    pub timestamp: Option<Box<str>>,
-    /// The user whose typing a message ends.
-    pub author: Option<UserId>,
-    /// What makes a message one of a kind; a reaction has none.
-    pub message: Option<MessageKey>,
-}
-
-/// What tells a retry from a new message.
-#[derive(Debug)]
-pub struct MessageKey {
-    /// The poster's id, or one made by the sender's shard.
-    pub id: Id,
-    /// Whether the id was the poster's.
-    pub id_given: bool,
-    /// The header `Idempotency-Key`.
-    pub idempotency_key: Option<Box<str>>,
-    /// Keyed hash of sender and JSON value, timestamp aside.
-    pub digest: u128,
+/// Up to where a client that comes back knows a room.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Since {
+    /// The `seq` of the last event that it has.
+    pub seq: u64,
+    /// The epoch in which that was.
+    pub epoch: Box<str>,
 }
 
 /// What the home of a user is asked.
@@ -241,7 +230,7 @@ pub struct Reply {
 }
 
 /// What an answer says.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Answer {
     /// It took effect.
     Done,
@@ -253,12 +242,14 @@ pub enum Answer {
         online: Frames,
         /// The time of the `user_joined` that the joiner is to see, in milliseconds since the epoch.
         timestamp_ms: u64,
+        /// The events between what it had and what is live.
+        missed: Option<Missed>,
     },
     /// A fresh `online_update`, one whole frame.
     Online(Frames),
-    /// A message or reaction has its place.
+    /// A message has its place.
     Published {
-        /// The message's id; `None` for a reaction.
+        /// The message's id.
         id: Option<Id>,
         /// Its place in the room.
         seq: u64,
@@ -271,6 +262,15 @@ pub enum Answer {
         /// Connections in the room at that moment.
         connections: u32,
     },
+    /// A message was changed, reacted to, or read; or was so already.
+    Changed {
+        /// The place of the event, if it is one.
+        seq: Option<u64>,
+        /// When, in milliseconds since the epoch.
+        timestamp_ms: u64,
+    },
+    /// What the store has found.
+    Found(Found),
     /// An ephemeral event was queued.
     Delivered {
         /// For so many users.

@@ -12,6 +12,7 @@ use super::orderer::Orderer;
 use super::room::{Room, RoomContext};
 use super::shard::Shard;
 use super::slack::give_back_list;
+use super::store::{Asker, Done, Found, Job, Verdict};
 use super::wheel::{TICK_MS, Wheel};
 use crate::chat::closing::CloseReason;
 use crate::planted::{self, Bug};
@@ -35,6 +36,10 @@ pub struct RoomHomes {
     blocked: Vec<u32>,
     wheel: Wheel,
     orderer: Orderer,
+    /// What the histories of all rooms hold.
+    history_bytes: usize,
+    /// The room whose history is next to be cut when they hold too much.
+    cut_next: usize,
 }
 
 impl RoomHomes {
@@ -47,6 +52,8 @@ impl RoomHomes {
             blocked: Vec::new(),
             wheel: Wheel::default(),
             orderer: Orderer::new(key),
+            history_bytes: 0,
+            cut_next: 0,
         }
     }
 
@@ -85,6 +92,8 @@ impl RoomHomes {
     pub fn check_invariants(&self) {
         self.iter().for_each(Room::check_invariants);
         self.wheel.check_invariants();
+        let history_bytes: usize = self.iter().map(Room::history_bytes).sum();
+        assert_eq!(history_bytes, self.history_bytes, "the account of the histories is their sum");
         let listed = self.dirty.len() + self.blocked.len();
         assert_eq!(self.entries.iter().filter(|(_, entry)| entry.dirty).count(), listed);
         assert!(self.entries.iter().all(|(_, entry)| entry.dirty || !entry.room.has_work()));
@@ -103,9 +112,23 @@ impl RoomHomes {
 
     fn remove(&mut self, number: u32) {
         self.wheel.cancel(number);
-        let name = self.entries.remove(number as usize).name;
+        let Entry { room, name, .. } = self.entries.remove(number as usize);
+        self.history_bytes -= room.history_bytes();
         if let Ok(found) = self.table.find_entry(name.hash_code(), |&n| n == number) {
             found.remove();
+        }
+    }
+
+    /// Forgets older halves of histories, in turn, until all together hold at most `bytes_max`.
+    fn cut_histories(&mut self, bytes_max: usize) {
+        while self.history_bytes > bytes_max {
+            let Some(next) = (self.cut_next..self.entries.capacity()).find(|&number| self.entries.contains(number))
+            else {
+                self.cut_next = 0;
+                continue;
+            };
+            self.history_bytes -= self.entries[next].room.cut_history();
+            self.cut_next = next + 1;
         }
     }
 
@@ -150,8 +173,10 @@ impl Shard {
                     return self.mail.reply(from, Reply { origin, answer });
                 }
                 _ => {
-                    let epoch = format!("{:016x}", self.random() as u64);
-                    let room = Room::new(name.clone(), epoch, self.shards, self.now);
+                    let facts = self.desk.facts().map(|facts| facts.epoch.clone());
+                    let in_store = facts.is_some();
+                    let epoch = facts.unwrap_or_else(|| format!("{:016x}", self.random() as u64).into());
+                    let room = Room::new(name.clone(), epoch, self.shards, self.now, in_store);
                     self.rooms.insert(name, room)
                 }
             },
@@ -200,7 +225,11 @@ impl Shard {
             entry.dirty = false;
             for target in frozen.to {
                 let (segments, bytes) = (frozen.segments.clone(), frozen.bytes);
-                self.mail.post(target, Envelope::Burst { room: entry.name.clone(), segments, bytes });
+                let (room, ends) = (entry.name.clone(), frozen.ends);
+                self.mail.post(target, Envelope::Burst { room, segments, bytes, ends });
+            }
+            for (target, user, frame) in frozen.to_users {
+                self.mail.post(target, Envelope::ToUser { user, frame });
             }
             for (target, reply) in frozen.replies {
                 self.mail.reply(target, reply);
@@ -211,16 +240,61 @@ impl Shard {
                 self.rooms.wheel.set(number, due_ms);
             }
         }
+        self.rooms.cut_histories(self.config.limits.history_pool_bytes / self.shards);
         self.keep_within_output_pools();
+    }
+
+    /// Takes an answer of the store.
+    pub fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Written(verdicts) => {
+                for verdict in verdicts {
+                    let Some(entrusted) = self.desk.take_written() else {
+                        debug_assert!(false, "each verdict has a write");
+                        return;
+                    };
+                    let number = entrusted.room;
+                    self.with_room(number, |room, cx| room.handle_verdict(cx, entrusted, verdict));
+                    self.rooms.mark_dirty(number);
+                }
+            }
+            Done::Found(Asker::Room(number), found) => {
+                self.desk.note_found();
+                self.with_room(number, |room, cx| room.handle_found(cx, found));
+                self.rooms.mark_dirty(number);
+            }
+            Done::Found(Asker::Connection(origin), found) => {
+                self.desk.note_found();
+                self.handle_reply(Reply { origin, answer: Answer::Found(found) });
+            }
+            Done::FeedMoved => {}
+        }
+    }
+
+    /// Nobody has taken the job, and nobody else will answer it.
+    pub fn handle_lost_job(&mut self, job: Job) {
+        match job {
+            Job::Write(writes) => {
+                let refused = Verdict::Refused(ErrorCode::Unavailable);
+                self.handle_done(Done::Written(vec![refused; writes.len()]));
+            }
+            Job::Read(asker, _) => self.handle_done(Done::Found(asker, Found::Failed)),
+            Job::WatchFeed(_) => {}
+        }
     }
 
     fn with_room<T>(&mut self, number: u32, act: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
         // Before the first connection is closed anywhere, so that no shard tells of those that another closes.
         let quiet = self.is_quiescing();
-        let RoomHomes { entries, orderer, .. } = &mut self.rooms;
-        let (limits, deflater) = (&self.config.limits, &mut self.deflater);
-        let mut cx = RoomContext { now: self.now, limits, orderer, deflater, quiet };
-        act(&mut entries[number as usize].room, &mut cx)
+        let RoomHomes { entries, orderer, history_bytes, .. } = &mut self.rooms;
+        let (limits, deflater, desk) = (&self.config.limits, &mut self.deflater, &mut self.desk);
+        let (now, key) = (self.now, self.key);
+        let mut cx = RoomContext { now, limits, number, key, orderer, desk, deflater, quiet };
+        let room = &mut entries[number as usize].room;
+        let before = room.history_bytes();
+        let result = act(room, &mut cx);
+        *history_bytes = *history_bytes - before + room.history_bytes();
+        result
     }
 
     fn handle_shard_ask(&mut self, ask: ShardAsk) -> Answer {
@@ -345,7 +419,7 @@ impl Shard {
         };
         let frame = frame.for_window(conn.window_bits());
         // Behind again: then the next time it has caught up.
-        if conn.has(Flag::Blocked) && conn.outbox.bytes() + frame.len() > self.config.limits.outbox_soft_bytes {
+        if conn.has(Flag::Blocked) && conn.behind_bytes() + frame.len() > self.config.limits.outbox_soft_bytes {
             conn.extra_mut().refresh.push(number);
             return;
         }

@@ -29,6 +29,7 @@ impl Shard {
         self.check_lists();
         self.mail.check_invariants();
         self.wheel.check_invariants();
+        self.desk.check_invariants();
         self.rooms.check_invariants();
     }
 
@@ -40,6 +41,7 @@ impl Shard {
         assert!(!self.has_work() && !self.is_holding(), "nothing is left to do");
         assert!(self.mail.is_settled(), "nothing is under way between the shards");
         assert!(self.joins.is_empty(), "each join is answered");
+        assert!(self.desk.is_idle(), "the store has answered everything");
         assert_eq!((self.pool.shared_bytes(), self.pool.direct_bytes(), self.pool.segments()), (0, 0, 0));
         assert_eq!(self.input_bytes, 0, "nothing is unfinished");
         let open = self.connections.iter().filter(|(_, conn)| conn.phase == Phase::Open);

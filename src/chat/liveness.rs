@@ -98,9 +98,10 @@ impl Shard {
     pub(super) fn handle_caught_up(&mut self, slot: u32) {
         let now = self.now.wall_ms;
         let Some(extra) = &mut self.connections[slot].extra else { return };
+        extra.missed_bytes = 0;
         let count = std::mem::take(&mut extra.shed);
         if count == 0 && extra.refresh.is_empty() {
-            return;
+            return self.tidy_extra(slot);
         }
         let marked = self.connections[slot].rooms.take_shed();
         let extra = self.connections[slot].extra_mut();

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use super::burst::{Frames, Kind, Segment};
 use super::connection::{Flag, JoinBatch, NONE, Phase};
-use super::envelope::{Answer, Ask, Envelope, Origin, Publish, ReplyTo, Request, RoomAsk};
+use super::envelope::{Answer, Ask, Envelope, Origin, ReplyTo, Request, RoomAsk, Since};
+use super::history::Missed;
 use super::ids::{ConnId, RoomName, UserId, home};
 use super::outbox::SegmentHandle;
 use super::shard::Shard;
+use super::store::Change;
 use super::tables::Member;
 use crate::chat::closing::CloseReason;
 use crate::planted::{self, Bug};
@@ -22,6 +24,9 @@ use crate::wire::websocket::Opcode;
 
 /// More than the window of any connection.
 const PLAIN_ONLY: u8 = 16;
+
+/// More than an outbox may hold, also of what does not count as being behind: its lengths have 32 bits.
+const OUTBOX_BYTES_MAX: usize = 1 << 30;
 
 /// Rooms with more members than this on a shard are sent from the bulk queue.
 const EXPRESS_MEMBERS_MAX: usize = 64;
@@ -54,14 +59,19 @@ pub struct RoomRequest {
 /// What is asked about a room.
 #[derive(Debug)]
 pub enum RoomAction {
-    /// To come in; the number is that of the `join_rooms` of which it is a part.
-    Join(Option<u32>),
+    /// To come in.
+    Join {
+        /// The number of the `join_rooms` of which it is a part.
+        batch: Option<u32>,
+        /// Up to where it knows the room, if it wants to be sent what it has missed.
+        since: Option<Box<Since>>,
+    },
     /// To leave.
     Leave,
     /// `typing_start` or `typing_stop`.
     Typing(bool),
-    /// A reaction, as the JSON that goes out but for its end.
-    React(Vec<u8>),
+    /// Something durable.
+    Change(Box<Change>),
 }
 
 impl Shard {
@@ -91,7 +101,7 @@ impl Shard {
             return;
         }
         match (&request.action, number) {
-            (RoomAction::Join(_), _) => self.join(slot, hash, room, request),
+            (RoomAction::Join { .. }, _) => self.join(slot, hash, room, request),
             (RoomAction::Leave, _) => self.leave(slot, number, room, request.reference),
             (_, Some(number)) if self.connections[slot].rooms.find(number).is_some() => {
                 let user = self.users.id(self.connections[slot].user).clone();
@@ -119,10 +129,8 @@ impl Shard {
         };
         let ask = match request.action {
             RoomAction::Typing(start) => RoomAsk::Typing { user: user.clone(), start },
-            RoomAction::React(prefix) => {
-                RoomAsk::Publish(Publish { prefix, timestamp: None, author: None, message: None })
-            }
-            RoomAction::Join(_) | RoomAction::Leave => return Ok(()),
+            RoomAction::Change(change) => RoomAsk::Change(change),
+            RoomAction::Join { .. } | RoomAction::Leave => return Ok(()),
         };
         let target = home(room.hash_code(), self.shards);
         let posted =
@@ -133,7 +141,7 @@ impl Shard {
 
     fn join(&mut self, slot: u32, hash: u64, room: &str, request: RoomRequest) {
         let RoomRequest { reference, action } = request;
-        let batch = if let RoomAction::Join(batch) = action { batch } else { None };
+        let (batch, since) = if let RoomAction::Join { batch, since } = action { (batch, since) } else { (None, None) };
         let conn = &self.connections[slot];
         let pending = conn.extra.as_ref().map_or(0, |extra| extra.joins.len());
         let limits = &self.config.limits;
@@ -150,7 +158,7 @@ impl Shard {
             let name = self.local_rooms[number].name.clone();
             let entry = self.joins.vacant_entry();
             let join = entry.key() as u32;
-            let ask = Ask::Room(name, RoomAsk::Subscribe { user: user.clone(), again, deflates });
+            let ask = Ask::Room(name, RoomAsk::Subscribe { user: user.clone(), again, deflates, since });
             let posted = self.mail.request(target, Request { origin: Origin { conn, to: ReplyTo::Join(join) }, ask });
             if posted.is_ok() {
                 let parked = VecDeque::new();
@@ -164,7 +172,8 @@ impl Shard {
         };
         if let Some((code, text)) = failure {
             self.local_rooms.release(number);
-            self.refuse(slot, room, RoomRequest { reference, action: RoomAction::Join(batch) }, code, text);
+            let action = RoomAction::Join { batch, since: None };
+            self.refuse(slot, room, RoomRequest { reference, action }, code, text);
         }
     }
 
@@ -197,11 +206,12 @@ impl Shard {
             let conn = &mut self.connections[slot];
             conn.extra_mut().joins.retain(|&other| other != number);
             match answer {
-                Answer::Subscribed { online, timestamp_ms } => {
+                Answer::Subscribed { online, timestamp_ms, missed } => {
                     if !join.again {
                         self.add_member(slot, join.room);
                     }
                     self.greet(slot, &room, &join.user, online, timestamp_ms);
+                    self.send_missed(slot, missed);
                     self.answer_join(slot, &room, &join, None);
                 }
                 Answer::Refused(code) => self.answer_join(slot, &room, &join, Some(code)),
@@ -224,7 +234,7 @@ impl Shard {
     /// A connection that joined, spoke and closed at once: what it said still takes effect, then it leaves.
     fn finish_for_the_gone(&mut self, join: &mut PendingJoin, room: &RoomName) {
         for request in std::mem::take(&mut join.parked) {
-            if matches!(request.action, RoomAction::Leave | RoomAction::Join(_)) {
+            if matches!(request.action, RoomAction::Leave | RoomAction::Join { .. }) {
                 break;
             }
             let request = RoomRequest { reference: None, ..request };
@@ -239,6 +249,26 @@ impl Shard {
         self.send_json(slot, |out| event::user_event(out, UserEvent::Joined, room.text(), user.as_ref(), timestamp_ms));
         let online = online.for_window(self.connections[slot].window_bits());
         self.send_shared(slot, online);
+    }
+
+    /// Sends what a client that came back has missed. It is linked, not copied, and does not count as being behind.
+    fn send_missed(&mut self, slot: u32, missed: Option<Missed>) {
+        let missed = missed.unwrap_or_default();
+        let bytes: usize = missed.iter().map(|frames| frames.len()).sum();
+        if bytes == 0 || !self.connections[slot].may_be_told() {
+            return;
+        }
+        let conn = &mut self.connections[slot];
+        if conn.outbox.bytes() + bytes > OUTBOX_BYTES_MAX {
+            return self.close(slot, &CloseReason::SlowConsumer);
+        }
+        conn.extra_mut().missed_bytes += bytes;
+        for frames in missed.iter() {
+            let handle = self.pool.hold_once(frames);
+            self.pool.link(&mut conn.outbox, handle);
+            self.pool.release(handle);
+        }
+        self.mark_express(slot);
     }
 
     fn answer_join(&mut self, slot: u32, room: &RoomName, join: &PendingJoin, failure: Option<ErrorCode>) {
@@ -281,7 +311,7 @@ impl Shard {
 
     fn refuse(&mut self, slot: u32, room: &str, request: RoomRequest, code: ErrorCode, text: &str) {
         match request.action {
-            RoomAction::Join(batch @ Some(_)) => self.answer_part(slot, batch, room, Some(code)),
+            RoomAction::Join { batch: batch @ Some(_), .. } => self.answer_part(slot, batch, room, Some(code)),
             _ => self.send_error(slot, code, text, request.reference.as_deref(), Some(room)),
         }
     }
@@ -335,9 +365,17 @@ impl Shard {
         }
     }
 
-    /// Hands a room's burst to its members on this shard.
-    pub(super) fn deliver(&mut self, room: &RoomName, segments: &[Segment]) {
+    /// Hands a room's burst to its members on this shard; if it `ends` the room, nobody is a member behind it.
+    pub(super) fn deliver(&mut self, room: &RoomName, segments: &[Segment], ends: bool) {
         let Some(number) = self.local_rooms.find(room) else { return };
+        self.hand_out(number, segments, ends);
+        if ends {
+            let members: Vec<u32> = self.local_rooms[number].members.iter().map(|member| member.slot).collect();
+            members.into_iter().for_each(|slot| self.remove_member(slot, number));
+        }
+    }
+
+    fn hand_out(&mut self, number: u32, segments: &[Segment], ends: bool) {
         let held: Vec<Held> = segments.iter().map(|segment| self.hold(segment)).collect();
         let room = &self.local_rooms[number];
         let bulk = room.members.len() > EXPRESS_MEMBERS_MAX;
@@ -348,13 +386,16 @@ impl Shard {
             let window_bits = conn.window_bits();
             let is_other_tab = planted::is(Bug::ExcludeConnection) && self.users.slots(user)[0] != slot;
             for segment in held.iter().filter(|segment| segment.exclude != user || is_other_tab) {
-                let unsent = conn.outbox.bytes();
+                let mut unsent = conn.outbox.bytes();
+                if unsent >= soft {
+                    unsent = conn.behind_bytes();
+                }
                 if unsent >= hard {
                     slow.push(slot);
                     break;
                 }
                 let handle = if segment.window_bits <= window_bits { segment.deflated } else { segment.plain };
-                if segment.kind == Kind::Ephemeral && unsent > 0 && unsent + handle.bytes() > soft {
+                if segment.kind == Kind::Ephemeral && unsent > 0 && unsent + handle.bytes() > soft && !ends {
                     conn.extra_mut().shed += segment.events;
                     conn.rooms.mark_shed(number);
                 } else {
@@ -392,7 +433,7 @@ impl Shard {
         let (soft, hard) = (self.config.limits.outbox_soft_bytes, self.config.limits.outbox_hard_bytes);
         for slot in self.users.slots(number) {
             let conn = &mut self.connections[slot];
-            let unsent = conn.outbox.bytes();
+            let unsent = conn.behind_bytes();
             let frame = frames.clone().for_window(conn.window_bits());
             if unsent >= hard {
                 self.close(slot, &CloseReason::SlowConsumer);
@@ -433,7 +474,7 @@ impl Shard {
             return;
         }
         let window_bits = conn.window_bits();
-        let behind = conn.outbox.bytes() >= self.config.limits.outbox_hard_bytes;
+        let behind = conn.behind_bytes() >= self.config.limits.outbox_hard_bytes;
         let deflater = &mut self.deflater;
         self.pool.append_direct(&mut conn.outbox, |out| deflater.put_message(out, opcode, payload, window_bits));
         self.mark_express(slot);

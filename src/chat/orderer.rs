@@ -1,9 +1,8 @@
-//! Decides what becomes of a durable request: new, the same again, or a conflict.
+//! Decides what becomes of a durable request where there is no store: new, the same again, or a conflict.
 //!
-//! This one remembers in memory, one for all rooms that are at home on a shard. It only decides: the room gives out the
-//! next `seq` and emits. An orderer behind a database takes its place by answering later with the same [`Decision`]s, made
-//! in its transactions and in commit order, and with the `seq` in the [`Outcome`]; the room then calls
-//! [`Room::emit`](super::room::Room::emit) with what comes back. Nothing here knows members, bursts or replies.
+//! With a store its transactions decide, by the same rules and with the same [`Verdict`]s; this one remembers in memory, for
+//! a while, one for all rooms that are at home on a shard. It knows no content: what would need it is left to services, who
+//! are believed, and refused to users. Nothing here knows members, bursts or replies.
 //!
 //! Invariants: records stand in the order in which they are forgotten; each is indexed by its id, and by its
 //! `Idempotency-Key` if it had one.
@@ -13,32 +12,11 @@ use std::collections::VecDeque;
 use hashbrown::HashTable;
 
 use super::Now;
-use super::envelope::{MessageKey, Publish};
 use super::ids::{HashKey, RoomName};
+use super::store::{Action, Actor, Outcome, Post, Verdict, Write};
 use crate::config::Limits;
+use crate::wire::client::ErrorCode;
 use crate::wire::value::Id;
-
-/// What became of a request.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Decision {
-    /// Nothing like it was seen: it is to be emitted.
-    New,
-    /// It is a retry of what had this outcome.
-    Same(Outcome),
-    /// Its id or its key belongs to another message.
-    Conflict,
-}
-
-/// The place that an event got.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// The message's id; `None` for a reaction.
-    pub id: Option<Id>,
-    /// Its place in the room.
-    pub seq: u64,
-    /// Its timestamp, as JSON.
-    pub timestamp: Box<str>,
-}
 
 /// The memory of what was published, in the scope (room, id) and (room, `Idempotency-Key`).
 #[derive(Debug)]
@@ -85,27 +63,46 @@ impl Orderer {
         Self { key: HashKeyed(key), records: VecDeque::new(), first: 0, by_id, by_key }
     }
 
-    /// What is to become of a request. What is [`Decision::New`] is to be recorded before the next is decided.
-    pub fn decide(&mut self, now: Now, room: &RoomName, publish: &Publish) -> Decision {
+    /// Decides a request; if it is new it gets `next_seq`.
+    pub fn decide(&mut self, now: Now, limits: &Limits, write: &Write, next_seq: u64) -> Verdict {
+        let is_service = write.change.by == Actor::Service;
+        match &write.change.action {
+            Action::Post(post) => match self.find_post(now, &write.room, post) {
+                Some(verdict) => verdict,
+                None => {
+                    self.record(now, limits, write, post, next_seq);
+                    Verdict::New { seq: next_seq }
+                }
+            },
+            Action::React { .. } => Verdict::New { seq: next_seq },
+            Action::Edit { .. } | Action::Delete { .. } | Action::Unreact { .. } if is_service => {
+                Verdict::New { seq: next_seq }
+            }
+            Action::RemoveRoom => Verdict::Done,
+            _ => Verdict::Refused(ErrorCode::Unavailable),
+        }
+    }
+
+    /// What a message is that was posted before; `None` for a new one.
+    fn find_post(&mut self, now: Now, room: &RoomName, post: &Post) -> Option<Verdict> {
         self.forget_expired(now);
-        let Some(message) = &publish.message else { return Decision::New };
-        let by_id = if message.id_given { self.find_id(now, room, message.id.text()) } else { None };
-        let by_key = message.idempotency_key.as_deref().and_then(|key| self.find_key(now, room, key));
+        let by_id = if post.id_given { self.find_id(now, room, post.id.text()) } else { None };
+        let by_key = post.idempotency_key.as_deref().and_then(|key| self.find_key(now, room, key));
         match (by_id, by_key) {
-            (None, None) => Decision::New,
-            (Some(record), None) | (None, Some(record)) if record.digest == message.digest => {
-                Decision::Same(record.outcome())
+            (None, None) => None,
+            (Some(record), None) | (None, Some(record)) if record.digest == post.digest => {
+                Some(Verdict::Same(record.outcome()))
             }
-            (Some(record), Some(other)) if record.digest == message.digest && other.digest == message.digest => {
-                Decision::Same(record.outcome())
+            (Some(record), Some(other)) if record.digest == post.digest && other.digest == post.digest => {
+                Some(Verdict::Same(record.outcome()))
             }
-            _ => Decision::Conflict,
+            _ => Some(Verdict::Refused(ErrorCode::Conflict)),
         }
     }
 
     /// Remembers what a new message became, for `idempotency_ms` or until too many others came.
-    pub fn record(&mut self, now: Now, limits: &Limits, room: &RoomName, publish: &Publish, outcome: &Outcome) {
-        let Some(message) = &publish.message else { return };
+    fn record(&mut self, now: Now, limits: &Limits, write: &Write, post: &Post, seq: u64) {
+        let room = &write.room;
         let entries_max = limits.idempotency_entries_max.min(u32::MAX as usize / 2);
         while self.records.len() >= entries_max.max(1) {
             self.forget_first();
@@ -114,14 +111,14 @@ impl Orderer {
             return;
         }
         let number = self.first.wrapping_add(self.records.len() as u32);
-        let id = Place { number, hash: self.key.hash(room, message.id.text()) };
+        let id = Place { number, hash: self.key.hash(room, post.id.text()) };
         self.by_id.insert_unique(id.spread(), id, Place::spread);
-        if let Some(key) = message.idempotency_key.as_deref() {
+        if let Some(key) = post.idempotency_key.as_deref() {
             let key = Place { number, hash: self.key.hash(room, key) };
             self.by_key.insert_unique(key.spread(), key, Place::spread);
         }
         let forget_ms = now.tick_ms.saturating_add(limits.idempotency_ms);
-        self.records.push_back(Record::new(room, message, outcome, forget_ms));
+        self.records.push_back(Record::new(room, post, &write.outcome(seq), forget_ms));
     }
 
     /// How many messages are remembered.
@@ -187,7 +184,7 @@ impl Orderer {
 }
 
 impl Record {
-    fn new(room: &RoomName, message: &MessageKey, outcome: &Outcome, forget_ms: u64) -> Self {
+    fn new(room: &RoomName, message: &Post, outcome: &Outcome, forget_ms: u64) -> Self {
         let key = message.idempotency_key.as_deref();
         let text = [message.id.text(), &outcome.timestamp, key.unwrap_or_default()].concat();
         let id_end = message.id.text().len();
@@ -254,6 +251,7 @@ fn remove(index: &mut HashTable<Place>, number: u32, hash: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::store::Change;
 
     const KEY: [u8; 16] = [5; 16];
 
@@ -265,19 +263,19 @@ mod tests {
         Now { tick_ms, wall_ms: 1_700_000_000_000 + tick_ms }
     }
 
-    fn publish(id: &str, given: bool, key: Option<&str>, digest: u128) -> Publish {
+    fn post(here: &RoomName, id: &str, given: bool, key: Option<&str>, digest: u128) -> Write {
         let id = Id::parse_raw(id).or_else(|| Id::from_text(id)).unwrap();
-        let message = MessageKey { id, id_given: given, idempotency_key: key.map(Box::from), digest };
-        Publish { prefix: b"{}".to_vec(), timestamp: None, author: None, message: Some(message) }
+        let (idempotency_key, timestamp) = (key.map(Box::from), Some("17".into()));
+        let post = Post { id, id_given: given, idempotency_key, digest, timestamp, sender: None, author: None };
+        write(here, Actor::Service, Action::Post(post))
     }
 
-    fn outcome(publish: &Publish, seq: u64) -> Outcome {
-        Outcome { id: publish.message.as_ref().map(|m| m.id.clone()), seq, timestamp: "17".into() }
+    fn write(here: &RoomName, by: Actor, action: Action) -> Write {
+        Write { room: here.clone(), at_ms: 1, change: Change { by, prefix: b"{}".to_vec(), action } }
     }
 
-    fn remember(orderer: &mut Orderer, at: u64, limits: &Limits, room: &RoomName, publish: &Publish, seq: u64) {
-        assert_eq!(orderer.decide(now(at), room, publish), Decision::New);
-        orderer.record(now(at), limits, room, publish, &outcome(publish, seq));
+    fn remember(orderer: &mut Orderer, at: u64, limits: &Limits, write: &Write, seq: u64) {
+        assert_eq!(orderer.decide(now(at), limits, write, seq), Verdict::New { seq });
         orderer.check_invariants();
     }
 
@@ -288,12 +286,12 @@ mod tests {
 
     #[test]
     fn what_a_retry_is() {
-        let (limits, here) = (Limits::default(), room("here"));
+        let (limits, here, there) = (Limits::default(), room("here"), room("there"));
         let mut orderer = Orderer::new(HashKey::new(KEY));
-        remember(&mut orderer, 0, &limits, &here, &publish("a", true, None, 1), 1);
-        remember(&mut orderer, 0, &limits, &here, &publish("made", false, Some("k"), 2), 2);
-        remember(&mut orderer, 0, &limits, &here, &publish("b", true, Some("l"), 3), 3);
-        remember(&mut orderer, 0, &limits, &here, &publish("7", true, None, 4), 4);
+        remember(&mut orderer, 0, &limits, &post(&here, "a", true, None, 1), 1);
+        remember(&mut orderer, 0, &limits, &post(&here, "made", false, Some("k"), 2), 2);
+        remember(&mut orderer, 0, &limits, &post(&here, "b", true, Some("l"), 3), 3);
+        remember(&mut orderer, 0, &limits, &post(&here, "7", true, None, 4), 4);
         for (id, given, key, digest, expected) in [
             ("a", true, None, 1, Some(1)),
             ("a", true, Some("new"), 1, Some(1)),
@@ -307,40 +305,56 @@ mod tests {
             ("c", true, Some("l"), 9, None),
             ("\"7\"", true, None, 4, Some(4)),
         ] {
-            let decision = orderer.decide(now(1), &here, &publish(id, given, key, digest));
+            let verdict = orderer.decide(now(1), &limits, &post(&here, id, given, key, digest), 5);
             match expected {
-                Some(seq) => assert!(matches!(decision, Decision::Same(o) if o.seq == seq), "{id} {key:?} {digest}"),
-                None => assert_eq!(decision, Decision::Conflict, "{id} {key:?} {digest}"),
+                Some(seq) => assert!(matches!(verdict, Verdict::Same(o) if o.seq == seq), "{id} {key:?} {digest}"),
+                None => assert_eq!(verdict, Verdict::Refused(ErrorCode::Conflict), "{id} {key:?} {digest}"),
             }
         }
-        for fresh in [publish("k", true, Some("a"), 1), publish("a", false, None, 1)] {
-            assert_eq!(orderer.decide(now(1), &here, &fresh), Decision::New);
+        for fresh in [post(&here, "k", true, Some("a"), 1), post(&here, "a", false, None, 1)] {
+            assert_eq!(orderer.decide(now(1), &limits, &fresh, 5), Verdict::New { seq: 5 });
         }
-        assert_eq!(orderer.decide(now(1), &room("there"), &publish("a", true, None, 9)), Decision::New);
+        assert_eq!(orderer.decide(now(1), &limits, &post(&there, "a", true, None, 9), 1), Verdict::New { seq: 1 });
     }
 
     #[test]
     fn an_outcome_comes_back_as_it_was() {
         let (limits, here) = (Limits::default(), room("here"));
         let mut orderer = Orderer::new(HashKey::new(KEY));
-        let mut first = publish("7", true, Some("key"), 1);
-        first.timestamp = Some("\"2026-01-01T00:00:00Z\"".into());
-        let got = Outcome { timestamp: first.timestamp.clone().unwrap(), ..outcome(&first, 12) };
-        orderer.record(now(0), &limits, &here, &first, &got);
-        let Decision::Same(again) = orderer.decide(now(1), &here, &publish("x", false, Some("key"), 1)) else {
+        let mut first = post(&here, "7", true, Some("key"), 1);
+        if let Action::Post(post) = &mut first.change.action {
+            post.timestamp = Some("\"2026-01-01T00:00:00Z\"".into());
+        }
+        remember(&mut orderer, 0, &limits, &first, 12);
+        let Verdict::Same(again) = orderer.decide(now(1), &limits, &post(&here, "x", false, Some("key"), 1), 13) else {
             panic!()
         };
-        assert_eq!(again, got);
+        assert_eq!(again, first.outcome(12));
         assert!(again.id.unwrap().is_numeric());
     }
 
     #[test]
-    fn a_reaction_is_always_new() {
+    fn what_needs_the_content_is_for_services() {
+        let (limits, here) = (Limits::default(), room("here"));
         let mut orderer = Orderer::new(HashKey::new(KEY));
-        let reaction = Publish { message: None, ..publish("a", true, None, 1) };
-        for _ in 0..2 {
-            assert_eq!(orderer.decide(now(0), &room("here"), &reaction), Decision::New);
-            orderer.record(now(0), &Limits::default(), &room("here"), &reaction, &outcome(&reaction, 1));
+        let id = || Id::from_text("m").unwrap();
+        let delete = |by| write(&here, by, Action::Delete { message: id() });
+        assert_eq!(orderer.decide(now(0), &limits, &delete(Actor::Service), 3), Verdict::New { seq: 3 });
+        let refused = Verdict::Refused(ErrorCode::Unavailable);
+        assert_eq!(orderer.decide(now(0), &limits, &delete(Actor::User(id())), 3), refused);
+        let read = write(&here, Actor::Service, Action::MarkRead { user: id(), seq: 1 });
+        assert_eq!(orderer.decide(now(0), &limits, &read, 3), refused);
+    }
+
+    #[test]
+    fn a_reaction_is_always_new() {
+        let (limits, here) = (Limits::default(), room("here"));
+        let mut orderer = Orderer::new(HashKey::new(KEY));
+        let (message, user) = (Id::from_text("m").unwrap(), Id::from_text("u").unwrap());
+        let react = Action::React { message, emoji: "x".into(), user: user.clone(), repeats: true };
+        let reaction = write(&here, Actor::User(user), react);
+        for seq in 1..3 {
+            assert_eq!(orderer.decide(now(0), &limits, &reaction, seq), Verdict::New { seq });
         }
         assert!(orderer.is_empty());
     }
@@ -351,15 +365,15 @@ mod tests {
         let here = room("here");
         let mut orderer = Orderer::new(HashKey::new(KEY));
         for n in 0..5 {
-            remember(&mut orderer, n, &limits, &here, &publish(&format!("m{n}"), true, Some(&format!("k{n}")), 1), n);
+            remember(&mut orderer, n, &limits, &post(&here, &format!("m{n}"), true, Some(&format!("k{n}")), 1), n);
         }
         assert_eq!(orderer.len(), 3);
-        for (id, at, known) in [("m1", 5, false), ("m2", 5, true), ("m2", 1001, true), ("m3", 1003, false)] {
-            let decision = orderer.decide(now(at), &here, &publish(id, true, None, 1));
-            assert_eq!(decision != Decision::New, known, "{id}");
+        for (id, at, known) in [("m2", 5, true), ("m2", 1001, true), ("m3", 1003, false), ("m1", 1003, false)] {
+            let verdict = orderer.decide(now(at), &limits, &post(&here, id, true, None, 1), 9);
+            assert_eq!(verdict != (Verdict::New { seq: 9 }), known, "{id}");
         }
-        orderer.decide(now(9999), &here, &publish("x", true, None, 1));
-        assert!(orderer.is_empty());
+        orderer.decide(now(9999), &limits, &post(&here, "x", true, None, 1), 9);
+        assert_eq!(orderer.len(), 1);
         orderer.check_invariants();
     }
 
@@ -369,10 +383,10 @@ mod tests {
         let here = room("here");
         let mut orderer = Orderer::new(HashKey::new(KEY));
         for n in 0..20 {
-            remember(&mut orderer, 0, &limits, &here, &publish(&format!("m{n}"), true, None, 1), n);
+            remember(&mut orderer, 0, &limits, &post(&here, &format!("m{n}"), true, None, 1), n);
         }
-        remember(&mut orderer, 1000, &limits, &here, &publish("m19", true, None, 2), 20);
-        let decision = orderer.decide(now(1001), &here, &publish("m19", true, None, 2));
-        assert!(matches!(decision, Decision::Same(outcome) if outcome.seq == 20));
+        remember(&mut orderer, 1000, &limits, &post(&here, "m19", true, None, 2), 20);
+        let verdict = orderer.decide(now(1001), &limits, &post(&here, "m19", true, None, 2), 21);
+        assert!(matches!(verdict, Verdict::Same(outcome) if outcome.seq == 20));
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Invariants: `bytes` of an outbox is exactly what is unsent in its list; a segment lives while a list names it.
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -60,6 +61,8 @@ enum Bytes {
 struct Entry {
     bytes: Bytes,
     links: u32,
+    /// It is to be found by the address of its bytes.
+    is_indexed: bool,
 }
 
 impl Entry {
@@ -91,13 +94,23 @@ pub struct OutboxPool {
     free: u32,
     used: usize,
     segments: Slab<Entry>,
+    /// Segments by the address of their bytes, of those that come in again and again.
+    index: BTreeMap<usize, u32>,
     shared_bytes: usize,
     direct_bytes: usize,
 }
 
 impl Default for OutboxPool {
     fn default() -> Self {
-        Self { nodes: Vec::new(), free: NONE, used: 0, segments: Slab::new(), shared_bytes: 0, direct_bytes: 0 }
+        Self {
+            nodes: Vec::new(),
+            free: NONE,
+            used: 0,
+            segments: Slab::new(),
+            index: BTreeMap::new(),
+            shared_bytes: 0,
+            direct_bytes: 0,
+        }
     }
 }
 
@@ -116,8 +129,22 @@ impl OutboxPool {
     pub fn hold(&mut self, frames: Arc<[u8]>) -> SegmentHandle {
         let length = frames.len() as u32;
         self.shared_bytes += frames.len();
-        let segment = self.segments.insert(Entry { bytes: Bytes::Shared(frames), links: 1 }) as u32;
+        let segment = self.segments.insert(Entry { bytes: Bytes::Shared(frames), links: 1, is_indexed: false }) as u32;
         SegmentHandle { segment, length }
+    }
+
+    /// As [`OutboxPool::hold`], for what comes in once for each of many connections: it stands in the pool once all the
+    /// same, as long as somebody waits for it.
+    pub fn hold_once(&mut self, frames: &Arc<[u8]>) -> SegmentHandle {
+        let address = frames.as_ptr() as usize;
+        if let Some(&segment) = self.index.get(&address) {
+            self.segments[segment as usize].links += 1;
+            return SegmentHandle { segment, length: frames.len() as u32 };
+        }
+        let handle = self.hold(frames.clone());
+        self.segments[handle.segment as usize].is_indexed = true;
+        self.index.insert(address, handle.segment);
+        handle
     }
 
     /// Appends a held segment to an outbox.
@@ -137,7 +164,9 @@ impl OutboxPool {
         let segment = match self.open_direct(outbox) {
             Some(segment) => segment,
             None => {
-                let segment = self.segments.insert(Entry { bytes: Bytes::Direct(Vec::new()), links: 1 }) as u32;
+                let segment =
+                    self.segments.insert(Entry { bytes: Bytes::Direct(Vec::new()), links: 1, is_indexed: false })
+                        as u32;
                 self.append(outbox, segment);
                 segment
             }
@@ -315,8 +344,14 @@ impl OutboxPool {
         let entry = &mut self.segments[segment as usize];
         entry.links -= 1;
         if entry.links == 0 {
-            match self.segments.remove(segment as usize).bytes {
-                Bytes::Shared(bytes) => self.shared_bytes -= bytes.len(),
+            let Entry { bytes, is_indexed, .. } = self.segments.remove(segment as usize);
+            match bytes {
+                Bytes::Shared(bytes) => {
+                    self.shared_bytes -= bytes.len();
+                    if is_indexed {
+                        self.index.remove(&(bytes.as_ptr() as usize));
+                    }
+                }
                 Bytes::Direct(bytes) => self.direct_bytes -= bytes.capacity(),
             }
         }

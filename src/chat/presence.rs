@@ -106,6 +106,11 @@ impl Presence {
         self.entries.find(user.hash_code(), |e| e.user == *user).map(|e| &e.user)
     }
 
+    /// The sources on which a user is.
+    pub fn sources_of(&self, user: &UserId) -> impl Iterator<Item = ShardId> {
+        self.entries.iter_hash(user.hash_code()).filter(move |e| e.user == *user).map(|e| e.source)
+    }
+
     /// Distinct users.
     pub fn users(&self) -> u32 {
         self.users

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::burst::Frames;
 use super::envelope::{
-    Answer, Ask, ConnectionSummary, Disconnect, MessageKey, Origin, Publish, ReplyTo, Request, RoomAsk, RoomSummary,
-    ShardAsk, UserAsk,
+    Answer, Ask, ConnectionSummary, Disconnect, Origin, ReplyTo, Request, RoomAsk, RoomSummary, ShardAsk, UserAsk,
 };
 use super::http::Rest;
 use super::ids::{RoomName, ShardId, UserId, home};
 use super::mail::NoCredit;
 use super::routes::{Call, Caller, Handled, error};
 use super::shard::Shard;
+use super::store::{Action, Actor, Change, Post};
 use crate::wire::client::ErrorCode;
 use crate::wire::event;
 use crate::wire::message::{Author, Posted, new_message_prefix, parse_posted};
@@ -85,7 +85,7 @@ impl Shard {
             Caller::Service => Author::Service,
             Caller::User(user) => Author::User(user),
         };
-        parse_posted(body, room, self.key.halves(), &author)
+        parse_posted(body, room, self.digest_key(), &author)
     }
 
     fn publish(&mut self, call: &Call<'_>, room: &str, posted: Posted, to: ReplyTo) -> Result<(), NoCredit> {
@@ -97,11 +97,21 @@ impl Shard {
             Caller::Service => None,
             Caller::User(user) => Some(self.user_id(user)),
         };
-        let message =
-            MessageKey { id, id_given, idempotency_key: call.idempotency_key.map(Box::from), digest: posted.digest };
-        let timestamp = posted.timestamp.map(String::into_boxed_str);
-        let publish = Publish { prefix, timestamp, author, message: Some(message) };
-        self.ask_room(call.slot, room, to, RoomAsk::Publish(publish))
+        let by = match &call.caller {
+            Caller::Service => Actor::Service,
+            Caller::User(user) => Actor::User(user.clone()),
+        };
+        let post = Post {
+            id,
+            id_given,
+            idempotency_key: call.idempotency_key.map(Box::from),
+            digest: posted.digest,
+            timestamp: posted.timestamp.map(String::into_boxed_str),
+            sender: None,
+            author,
+        };
+        let change = Change { by, prefix, action: Action::Post(post) };
+        self.ask_room(call.slot, room, to, RoomAsk::Change(change.into()))
     }
 
     fn ask_room(&mut self, slot: u32, room: &str, to: ReplyTo, ask: RoomAsk) -> Result<(), NoCredit> {

@@ -4,10 +4,11 @@
 
 use super::closing::CloseReason;
 use super::connection::{Flag, JoinBatch, Phase};
-use super::envelope::Answer;
+use super::envelope::{Answer, Since};
 use super::ids::RoomName;
 use super::membership::{RoomAction, RoomRequest};
 use super::shard::Shard;
+use super::store::{self, Actor, Change};
 use crate::config::Service;
 use crate::wire::client::{self, Action, ErrorCode, Request, RoomEntry};
 use crate::wire::decoder::{Event, Rules, decode_by};
@@ -93,7 +94,7 @@ impl Shard {
             _ if closing => {}
             Event::Pong(_) => {}
             Event::Ping(payload) => {
-                if self.connections[slot].outbox.bytes() >= self.config.limits.outbox_hard_bytes {
+                if self.connections[slot].behind_bytes() >= self.config.limits.outbox_hard_bytes {
                     self.close(slot, &CloseReason::SlowConsumer);
                 } else if self.charge(slot, 1).is_ok() {
                     let outbox = &mut self.connections[slot].outbox;
@@ -157,8 +158,8 @@ impl Shard {
             _ => {}
         }
         match request {
-            Request::JoinRoom { room } => {
-                let action = RoomAction::Join(None);
+            Request::JoinRoom { room, since } => {
+                let action = RoomAction::Join { batch: None, since: since.as_ref().map(known) };
                 self.ask_about_room(slot, &room, RoomRequest { reference, action });
             }
             Request::JoinRooms { rooms } => self.join_rooms(slot, reference, &rooms),
@@ -172,11 +173,22 @@ impl Shard {
                 let text = "taking a reaction back needs a store, and none is configured";
                 self.send_error(slot, ErrorCode::Unavailable, text, reference.as_deref(), Some(&room));
             }
-            Request::Reaction { room, message_id, emoji, .. } => {
+            Request::Reaction { room, message_id, emoji, action } => {
                 let mut prefix = Vec::with_capacity(192);
                 let user = self.users.id(self.connections[slot].user).as_ref();
                 event::reaction_prefix(&mut prefix, &room, &message_id, &emoji, user);
-                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::React(prefix) });
+                let (user, emoji) = (user.to_id(), Box::from(&*emoji));
+                let repeats = action.is_none();
+                let react = store::Action::React { message: message_id, emoji, user: user.clone(), repeats };
+                let change = Change { by: Actor::User(user), prefix, action: react };
+                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::Change(change.into()) });
+            }
+            Request::SendMessage { room, .. }
+            | Request::EditMessage { room, .. }
+            | Request::DeleteMessage { room, .. }
+            | Request::MarkRead { room, .. } => {
+                let text = "not yet";
+                self.send_error(slot, ErrorCode::Unavailable, text, reference.as_deref(), Some(&room));
             }
             Request::RefreshToken { token } => self.handle_refresh_token(slot, token.as_str(), reference),
             Request::Ping | Request::Auth { .. } => {}
@@ -194,10 +206,10 @@ impl Shard {
         let mut asked = Vec::new();
         for entry in entries {
             match entry {
-                RoomEntry::Room(room) => {
+                RoomEntry::Room(room, since) => {
                     // A room named twice is joined, and answered, once.
-                    if !asked.contains(&&**room) {
-                        asked.push(&**room);
+                    if !asked.iter().any(|(name, _)| *name == &**room) {
+                        asked.push((&**room, since.as_ref().map(known)));
                         rooms.push((Box::from(&**room), None));
                     }
                 }
@@ -206,8 +218,8 @@ impl Shard {
         }
         // One more than there are rooms, so that the last step answers also when there is no valid room.
         extra.batches.push_back(JoinBatch { number, reference, rooms, left: asked.len() + 1 });
-        for room in asked {
-            let action = RoomAction::Join(Some(number));
+        for (room, since) in asked {
+            let action = RoomAction::Join { batch: Some(number), since };
             self.ask_about_room(slot, room, RoomRequest { reference: None, action });
         }
         self.answer_part(slot, Some(number), "", None);
@@ -324,6 +336,11 @@ impl Shard {
 }
 
 /// Whether a message is the one with which a connection without a token has to begin.
+/// Where a client left off; without an epoch it cannot be known what its `seq` means.
+fn known(since: &client::Since<'_>) -> Box<Since> {
+    Box::new(Since { seq: since.seq, epoch: since.epoch.as_deref().unwrap_or_default().into() })
+}
+
 fn is_auth(request: &Request<'_>) -> bool {
     matches!(request, Request::Auth { token } if !token.as_str().is_empty())
 }

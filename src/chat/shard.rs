@@ -19,17 +19,18 @@ use slab::Slab;
 use super::Now;
 use super::closing::CloseReason;
 use super::connection::{Connections, Flag, Phase};
+use super::desk::Desk;
 use super::drain::Stage;
-use super::envelope::{Batch, Envelope};
+use super::envelope::{Batch, Envelope, Origin};
 use super::homes::RoomHomes;
 use super::ids::{ConnId, HashKey, SLOTS_MAX, ShardId};
-use super::mail::Mail;
+use super::mail::{Mail, NoCredit};
 use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
 use super::queues::{SendBudget, SendQueues};
 use super::revocations::Revocations;
 use super::slack::Churn;
-use super::store::{Done, Job, StoreFacts};
+use super::store::{Asker, Job, Lookup, StoreFacts};
 use super::tables::{LocalRooms, Users};
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
@@ -112,6 +113,7 @@ pub struct Shard {
     pub(super) joins: Slab<PendingJoin>,
     pub(super) mail: Mail,
     pub(super) rooms: RoomHomes,
+    pub(super) desk: Desk,
     pub(super) user_homes: UserHomes,
     pub(super) revocations: Revocations,
     pub(super) stage: Stage,
@@ -129,7 +131,7 @@ pub struct Shard {
 impl Shard {
     /// An empty shard.
     pub fn new(setup: ShardSetup, now: Now) -> Self {
-        let ShardSetup { config, id, shards, key, seed, gauges, store: _ } = setup;
+        let ShardSetup { config, id, shards, key, seed, gauges, store } = setup;
         let limits = &config.limits;
         Self {
             id,
@@ -148,6 +150,7 @@ impl Shard {
             joins: Slab::new(),
             mail: Mail::new(id, shards, limits.shard_credits_max, limits.burst_window_bytes),
             rooms: RoomHomes::new(key),
+            desk: Desk::new(store, limits, shards),
             user_homes: UserHomes::default(),
             revocations: Revocations::new(limits.revocations_max),
             stage: Stage::Running,
@@ -220,7 +223,7 @@ impl Shard {
             Envelope::Unsubscribe { room, user, conn, deflates } => {
                 self.handle_unsubscribe(from, &room, &user, conn, deflates);
             }
-            Envelope::Burst { room, segments, .. } => self.deliver(&room, &segments),
+            Envelope::Burst { room, segments, ends, .. } => self.deliver(&room, &segments, ends),
             Envelope::UserGone { user, conn } => self.user_homes.leave(&user, conn),
             Envelope::Replace { conn } => {
                 if self.connections.is_current(conn) {
@@ -308,16 +311,25 @@ impl Shard {
         self.mail.restore(target, batch);
     }
 
-    /// What there is for the store; what it does not take goes to [`Shard::handle_lost_job`].
-    pub fn poll_job(&mut self) -> Option<Job> {
-        None
+    /// The store, if there is one.
+    pub(super) fn store(&self) -> Option<&StoreFacts> {
+        self.desk.facts()
     }
 
-    /// Takes an answer of the store.
-    pub fn handle_done(&mut self, _: Done) {}
+    /// Asks the store for a connection; the answer comes as [`Answer::Found`](super::envelope::Answer::Found).
+    pub(super) fn lookup(&mut self, origin: Origin, lookup: Lookup) -> Result<(), NoCredit> {
+        self.desk.read(Asker::Connection(origin), lookup).map_err(|_| NoCredit)
+    }
 
-    /// Nobody has taken the job, and nobody will answer it.
-    pub fn handle_lost_job(&mut self, _: Job) {}
+    /// The key of the digests that tell retries: the store's, which outlives the process, or the process's.
+    pub(super) fn digest_key(&self) -> (u64, u64) {
+        self.store().map_or_else(|| self.key.halves(), |facts| facts.digest_key)
+    }
+
+    /// What there is for the store; what it does not take goes to [`Shard::handle_lost_job`].
+    pub fn poll_job(&mut self) -> Option<Job> {
+        self.desk.poll_job()
+    }
 
     /// Whether a batch is held back because a mailbox was full.
     pub fn is_holding(&self) -> bool {

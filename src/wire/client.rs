@@ -8,32 +8,21 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::wire::object::{self, Member, SplitError};
-use crate::wire::value::{Id, room_name};
+use fields::Fields;
+
+use crate::wire::object::SplitError;
+use crate::wire::value::Id;
+
+mod fields;
 
 /// Longest `ref` in bytes, after unescaping.
 pub const REF_BYTES_MAX: usize = 64;
 /// Longest `emoji` in bytes, after unescaping.
 pub const EMOJI_BYTES_MAX: usize = 64;
+/// Longest `epoch` in bytes, after unescaping.
+pub const EPOCH_BYTES_MAX: usize = 64;
 /// Most rooms in one `join_rooms`.
 pub const JOIN_ROOMS_MAX: usize = 100;
-
-/// Longest raw `roomId` that is repeated in the answer about it: a valid one with every byte
-/// escaped.
-const ECHO_BYTES_MAX: usize = 6 * 256 + 2;
-
-const REF: &str = "ref must be a string of at most 64 bytes or an integer within 2^53";
-const REPEATED: &str = "a key is given twice";
-const TYPE: &str = "type must be a string";
-const UNKNOWN_TYPE: &str = "type must be one of join_room, join_rooms, leave_room, typing_start, \
-    typing_stop, reaction, ping, auth, refresh_token";
-const ROOM: &str = "roomId must be a string of 1 to 256 bytes without control characters, \
-    and neither . nor ..";
-const ROOMS: &str = "rooms must be an array of 1 to 100 objects with a roomId";
-const MESSAGE_ID: &str = "messageId must be a string of 1 to 128 bytes or an integer within 2^53";
-const EMOJI: &str = "emoji must be a string of 1 to 64 bytes";
-const ACTION: &str = "action must be \"add\" or \"remove\"";
-const TOKEN: &str = "token must be a string";
 
 /// One message of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,6 +40,8 @@ pub enum Request<'a> {
     JoinRoom {
         /// The room.
         room: Cow<'a, str>,
+        /// What the client has of it already.
+        since: Option<Since<'a>>,
     },
     /// `join_rooms`
     JoinRooms {
@@ -80,6 +71,36 @@ pub enum Request<'a> {
         /// `None` as seed clients send it.
         action: Option<Action>,
     },
+    /// `send_message`
+    SendMessage {
+        /// The room.
+        room: Cow<'a, str>,
+        /// All of the client's message, for [`parse_sent`](crate::wire::message::parse_sent).
+        text: &'a str,
+    },
+    /// `edit_message`
+    EditMessage {
+        /// The room.
+        room: Cow<'a, str>,
+        /// Which message.
+        message_id: Id,
+        /// The new members as raw JSON, separated by commas: `"content":...`, `"attachments":...` or both.
+        fields: Vec<u8>,
+    },
+    /// `delete_message`
+    DeleteMessage {
+        /// The room.
+        room: Cow<'a, str>,
+        /// Which message.
+        message_id: Id,
+    },
+    /// `mark_read`
+    MarkRead {
+        /// The room.
+        room: Cow<'a, str>,
+        /// The `seq` of the last message read, from 1 to 2^53.
+        seq: u64,
+    },
     /// `ping`
     Ping,
     /// `auth`
@@ -97,11 +118,20 @@ pub enum Request<'a> {
 /// One entry of `join_rooms`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RoomEntry<'a> {
-    /// An object with a valid `roomId`.
-    Room(Cow<'a, str>),
+    /// An object with a valid `roomId`, and what the client has of the room already.
+    Room(Cow<'a, str>, Option<Since<'a>>),
     /// Anything else, to be answered `invalid_message`. Holds the raw JSON that was given for
     /// `roomId`, or `null`.
     Malformed(&'a str),
+}
+
+/// What a client has of a room already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Since<'a> {
+    /// The last `seq` that it has seen; 0 for none.
+    pub seq: u64,
+    /// The epoch in which, at most [`EPOCH_BYTES_MAX`] bytes; `None` if the client gave none.
+    pub epoch: Option<Cow<'a, str>>,
 }
 
 /// What a reaction does.
@@ -234,152 +264,14 @@ fn unreadable(code: ErrorCode, message: &'static str) -> Refusal {
     Refusal { code, reference: None, room: None, message }
 }
 
-/// The raw values of the fields that some message type knows.
-#[derive(Default)]
-struct Fields<'a> {
-    kind: Option<&'a str>,
-    reference: Option<&'a str>,
-    room: Option<&'a str>,
-    rooms: Option<&'a str>,
-    message_id: Option<&'a str>,
-    emoji: Option<&'a str>,
-    action: Option<&'a str>,
-    token: Option<&'a str>,
-    unknown: Vec<Cow<'a, [u8]>>,
-    repeated: bool,
-    repeated_reference: bool,
-}
-
-impl<'a> Fields<'a> {
-    fn read(text: &'a str) -> Result<Fields<'a>, SplitError> {
-        let mut fields = Fields::default();
-        if !object::split_plain(text, |member| fields.take(member)) {
-            fields = Fields::default();
-            object::split(text, |member| fields.take(member))?;
-        }
-        fields.repeated |= object::has_duplicate(&mut fields.unknown);
-        Ok(fields)
-    }
-
-    fn take(&mut self, member: Member<'a>) {
-        let field = match &*member.key {
-            b"type" => &mut self.kind,
-            b"ref" => &mut self.reference,
-            b"roomId" => &mut self.room,
-            b"rooms" => &mut self.rooms,
-            b"messageId" => &mut self.message_id,
-            b"emoji" => &mut self.emoji,
-            b"action" => &mut self.action,
-            b"token" => &mut self.token,
-            _ => return self.unknown.push(member.key),
-        };
-        if field.replace(member.raw_value).is_some() {
-            self.repeated = true;
-            self.repeated_reference |= *member.key == *b"ref";
-        }
-    }
-
-    fn request(&self) -> Result<Request<'a>, (ErrorCode, &'static str)> {
-        let wrong = |message| (ErrorCode::InvalidMessage, message);
-        if self.repeated {
-            return Err(wrong(REPEATED));
-        }
-        self.reference().map_err(wrong)?;
-        let kind = self.kind.and_then(object::string).ok_or(wrong(TYPE))?;
-        let request = match &*kind {
-            "join_room" => self.room().map(|room| Request::JoinRoom { room }),
-            "join_rooms" => self.rooms().map(|rooms| Request::JoinRooms { rooms }),
-            "leave_room" => self.room().map(|room| Request::LeaveRoom { room }),
-            "typing_start" => self.room().map(|room| Request::Typing { room, start: true }),
-            "typing_stop" => self.room().map(|room| Request::Typing { room, start: false }),
-            "reaction" => self.reaction(),
-            "ping" => Ok(Request::Ping),
-            "auth" => self.token().map(|token| Request::Auth { token }),
-            "refresh_token" => self.token().map(|token| Request::RefreshToken { token }),
-            _ => return Err((ErrorCode::UnknownType, UNKNOWN_TYPE)),
-        };
-        request.map_err(wrong)
-    }
-
-    fn reaction(&self) -> Result<Request<'a>, &'static str> {
-        let emoji = self.emoji.and_then(object::string).ok_or(EMOJI)?;
-        if !(1..=EMOJI_BYTES_MAX).contains(&emoji.len()) {
-            return Err(EMOJI);
-        }
-        Ok(Request::Reaction {
-            room: self.room()?,
-            message_id: self.message_id.and_then(Id::parse_raw).ok_or(MESSAGE_ID)?,
-            emoji,
-            action: self.action()?,
-        })
-    }
-
-    fn reference(&self) -> Result<Option<Ref<'a>>, &'static str> {
-        let raw = match self.reference {
-            None | Some("null") => return Ok(None),
-            Some(raw) => raw,
-        };
-        let fine = if raw.starts_with('"') {
-            object::string_bytes(raw).len() <= REF_BYTES_MAX
-        } else {
-            object::integer(raw).is_some()
-        };
-        if !fine || self.repeated_reference {
-            return Err(REF);
-        }
-        Ok(Some(Ref(raw)))
-    }
-
-    fn room(&self) -> Result<Cow<'a, str>, &'static str> {
-        let room = self.room.and_then(object::string).ok_or(ROOM)?;
-        room_name(&room).ok_or(ROOM)?;
-        Ok(room)
-    }
-
-    fn rooms(&self) -> Result<Vec<RoomEntry<'a>>, &'static str> {
-        let raw = self.rooms.ok_or(ROOMS)?;
-        let entries = object::elements(raw, JOIN_ROOMS_MAX).ok_or(ROOMS)?;
-        if entries.is_empty() {
-            return Err(ROOMS);
-        }
-        Ok(entries.into_iter().map(RoomEntry::read).collect())
-    }
-
-    fn action(&self) -> Result<Option<Action>, &'static str> {
-        let Some(raw) = self.action else {
-            return Ok(None);
-        };
-        match object::string(raw).as_deref() {
-            Some("add") => Ok(Some(Action::Add)),
-            Some("remove") => Ok(Some(Action::Remove)),
-            _ => Err(ACTION),
-        }
-    }
-
-    fn token(&self) -> Result<Token<'a>, &'static str> {
-        let token = self.token.and_then(object::string).ok_or(TOKEN)?;
-        Ok(Token(token))
-    }
-}
-
-impl<'a> RoomEntry<'a> {
-    fn read(raw: &'a str) -> RoomEntry<'a> {
-        let Ok(fields) = Fields::read(raw) else {
-            return RoomEntry::Malformed("null");
-        };
-        match fields.room() {
-            Ok(room) if !fields.repeated => RoomEntry::Room(room),
-            _ => RoomEntry::Malformed((fields.room.filter(|raw| raw.len() <= ECHO_BYTES_MAX)).unwrap_or("null")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    use super::fields::*;
     use super::*;
+    use crate::wire::value::room_name;
 
     fn request(text: &str) -> Request<'_> {
         match parse(text.as_bytes()) {
@@ -404,13 +296,19 @@ mod tests {
             emoji: Cow::Borrowed("👍"),
             action,
         };
+        let join = |since| Request::JoinRoom { room: room(), since };
+        let leave = || Request::LeaveRoom { room: room() };
         let table = [
-            (r#"{"type":"join_room","roomId":"r1"}"#, Request::JoinRoom { room: room() }),
+            (r#"{"type":"join_room","roomId":"r1"}"#, join(None)),
+            (r#"{"type":"join_room","roomId":"r1","since":null,"epoch":null,"x":{"type":1}}"#, join(None)),
+            (r#"{"type":"join_room","roomId":"r1","epoch":"e"}"#, join(None)),
+            (r#"{"type":"join_room","roomId":"r1","since":0}"#, join(since(0, None))),
             (
-                r#"{"type":"join_room","roomId":"r1","since":-1,"epoch":[],"x":{"type":1}}"#,
-                Request::JoinRoom { room: room() },
+                r#"{"type":"join_room","roomId":"r1","since":9007199254740992,"epoch":"\u0065"}"#,
+                join(since(1 << 53, Some("e"))),
             ),
-            (r#" {"roomId" : "\u0072\u0031", "type":"leave_room"} "#, Request::LeaveRoom { room: room() }),
+            (r#"{"type":"leave_room","roomId":"r1","since":-1,"epoch":[],"seq":"x","content":1}"#, leave()),
+            (r#" {"roomId" : "\u0072\u0031", "type":"leave_room"} "#, leave()),
             (r#"{"\u0074ype":"typing_st\u0061rt","roomId":"r1"}"#, Request::Typing { room: room(), start: true }),
             (r#"{"type":"typing_stop","roomId":"r1"}"#, Request::Typing { room: room(), start: false }),
             (r#"{"type":"reaction","roomId":"r1","messageId":7,"emoji":"👍"}"#, reaction(None)),
@@ -431,18 +329,57 @@ mod tests {
         }
     }
 
+    fn since<'a>(seq: u64, epoch: Option<&'a str>) -> Option<Since<'a>> {
+        Some(Since { seq, epoch: epoch.map(Cow::Borrowed) })
+    }
+
+    #[test]
+    fn what_is_kept() {
+        let room = || Cow::Borrowed("r1");
+        let message_id = || Id::parse_raw("7").unwrap();
+        let edit =
+            |fields: &str| Request::EditMessage { room: room(), message_id: message_id(), fields: fields.into() };
+        let send = r#"{"type":"send_message","roomId":"r1","content":7,"x":{}}"#;
+        let table = [
+            (send, Request::SendMessage { room: room(), text: send }),
+            (
+                r#"{"type":"edit_message","roomId":"r1","messageId":7,"c\u006fntent":"\ud800"}"#,
+                edit(r#""content":"\ud800""#),
+            ),
+            (
+                r#"{"type":"edit_message","attachments":[ {}],"roomId":"r1","messageId":"7","content":"","edited":1}"#,
+                edit(r#""content":"","attachments":[ {}]"#),
+            ),
+            (r#"{"type":"edit_message","attachments":[],"roomId":"r1","messageId":"7"}"#, edit(r#""attachments":[]"#)),
+            (
+                r#"{"type":"delete_message","roomId":"r1","messageId":"7"}"#,
+                Request::DeleteMessage { room: room(), message_id: message_id() },
+            ),
+            (r#"{"type":"mark_read","roomId":"r1","seq":1}"#, Request::MarkRead { room: room(), seq: 1 }),
+            (
+                r#"{"type":"mark_read","roomId":"r1","seq":9007199254740992}"#,
+                Request::MarkRead { room: room(), seq: 1 << 53 },
+            ),
+        ];
+        for (text, expected) in table {
+            assert_eq!(request(text), expected, "{text}");
+        }
+    }
+
     #[test]
     fn malformed_rooms_are_kept_apart() {
-        let text = r#"{"type":"join_rooms","rooms":[{"roomId":"a","since":1},{"roomId":".."},{"roomId":[1]},7,{},
-            {"roomId":"b","roomId":"b"},{"roomId":"a"}]}"#;
+        let text = r#"{"type":"join_rooms","rooms":[{"roomId":"a","since":1,"epoch":"e"},{"roomId":".."},{"roomId":[1]},7,{},
+            {"roomId":"b","roomId":"b"},{"roomId":"a"},{"roomId":"c","since":"1"},{"roomId":"d","epoch":1}]}"#;
         let expected = vec![
-            RoomEntry::Room("a".into()),
+            RoomEntry::Room("a".into(), since(1, Some("e"))),
             RoomEntry::Malformed("\"..\""),
             RoomEntry::Malformed("[1]"),
             RoomEntry::Malformed("null"),
             RoomEntry::Malformed("null"),
             RoomEntry::Malformed("\"b\""),
-            RoomEntry::Room("a".into()),
+            RoomEntry::Room("a".into(), None),
+            RoomEntry::Malformed("\"c\""),
+            RoomEntry::Malformed("\"d\""),
         ];
         assert_eq!(request(text), Request::JoinRooms { rooms: expected });
         let long = json!({"type": "join_rooms", "rooms": [{"roomId": "r".repeat(9_000)}]}).to_string();
@@ -494,6 +431,7 @@ mod tests {
     #[test]
     fn wrong_fields() {
         let long = format!("\"{}\"", "x".repeat(65));
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
         let table = [
             (r#"{}"#, TYPE),
             (r#"{"type":7}"#, TYPE),
@@ -504,6 +442,27 @@ mod tests {
             (r#"{"type":"leave_room","roomId":"."}"#, ROOM),
             (r#"{"type":"typing_start","roomId":"a\n"}"#, ROOM),
             (r#"{"type":"typing_stop","roomId":"\ud800"}"#, ROOM),
+            (r#"{"type":"join_room","roomId":"r","since":-1}"#, SINCE),
+            (r#"{"type":"join_room","roomId":"r","since":1.0}"#, SINCE),
+            (r#"{"type":"join_room","roomId":"r","since":9007199254740993}"#, SINCE),
+            (r#"{"type":"join_room","roomId":"r","since":"1","epoch":"e"}"#, SINCE),
+            (r#"{"type":"join_room","roomId":"r","since":1,"epoch":7}"#, EPOCH),
+            (r#"{"type":"join_room","roomId":"r","epoch":[]}"#, EPOCH),
+            (&format!(r#"{{"type":"join_room","roomId":"r","since":1,"epoch":{long}}}"#), EPOCH),
+            (r#"{"type":"send_message","content":"x"}"#, ROOM),
+            (r#"{"type":"edit_message","roomId":"r","messageId":1}"#, EDIT),
+            (r#"{"type":"edit_message","roomId":"r","content":"x"}"#, MESSAGE_ID),
+            (r#"{"type":"edit_message","messageId":1,"content":"x"}"#, ROOM),
+            (r#"{"type":"edit_message","roomId":"r","messageId":1,"content":null}"#, CONTENT),
+            (r#"{"type":"edit_message","roomId":"r","messageId":1,"content":"x","attachments":{}}"#, ATTACHMENTS),
+            (&format!(r#"{{"type":"edit_message","roomId":"r","messageId":1,"attachments":{deep}}}"#), ATTACHMENTS),
+            (r#"{"type":"delete_message","roomId":"r"}"#, MESSAGE_ID),
+            (r#"{"type":"delete_message","messageId":1}"#, ROOM),
+            (r#"{"type":"mark_read","roomId":"r"}"#, SEQ),
+            (r#"{"type":"mark_read","roomId":"r","seq":0}"#, SEQ),
+            (r#"{"type":"mark_read","roomId":"r","seq":-1}"#, SEQ),
+            (r#"{"type":"mark_read","roomId":"r","seq":9007199254740993}"#, SEQ),
+            (r#"{"type":"mark_read","seq":1}"#, ROOM),
             (r#"{"type":"join_rooms"}"#, ROOMS),
             (r#"{"type":"join_rooms","rooms":{}}"#, ROOMS),
             (r#"{"type":"reaction","roomId":"r","emoji":"x"}"#, MESSAGE_ID),
@@ -593,8 +552,11 @@ mod tests {
 
         #[test]
         fn any_fields_are_survived(
-            kind in "join_rooms?|reaction|auth|typing_stop|x",
-            fields in prop::collection::vec(("type|ref|roomId|rooms|messageId|emoji|action|token|x", values()), 0..8),
+            kind in "join_rooms?|reaction|auth|typing_stop|edit_message|mark_read|x",
+            fields in prop::collection::vec(
+                ("type|ref|roomId|rooms|messageId|emoji|action|token|since|epoch|content|attachments|seq|x", values()),
+                0..8,
+            ),
         ) {
             let members: String = fields.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
             let text = format!("{{\"type\":\"{kind}\"{members}}}");

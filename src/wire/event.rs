@@ -108,7 +108,9 @@ pub fn user_event(out: &mut Vec<u8>, event: UserEvent, room: &str, user: IdRef<'
 }
 
 /// `online_update`: who is in the room, as of the durable event `seq` of `epoch`. `truncated` is
-/// the number of all users where `online` lists only some.
+/// the number of all users where `online` lists only some. `recovered` answers a client that said what it has: whether
+/// what it missed follows.
+#[allow(clippy::too_many_arguments, reason = "the fields of one event")]
 pub fn online_update<'a>(
     out: &mut Vec<u8>,
     room: &str,
@@ -116,6 +118,7 @@ pub fn online_update<'a>(
     seq: u64,
     epoch: &str,
     truncated: Option<u32>,
+    recovered: Option<bool>,
     timestamp: u64,
 ) {
     open(out, "online_update");
@@ -127,6 +130,9 @@ pub fn online_update<'a>(
     }
     number(out, "seq", seq);
     text(out, "epoch", epoch);
+    if let Some(recovered) = recovered {
+        raw(out, "recovered", if recovered { "true" } else { "false" });
+    }
     close(out, timestamp);
 }
 
@@ -165,6 +171,17 @@ pub fn ack(out: &mut Vec<u8>, reference: Option<&str>, room: Option<&str>, times
     put_room(out, room);
     put_reference(out, reference);
     close(out, timestamp);
+}
+
+/// `ack` of `send_message`: the message's id and its place. `timestamp` is the message's, as raw JSON.
+pub fn ack_sent(out: &mut Vec<u8>, reference: Option<&str>, room: &str, message: &Id, seq: u64, timestamp: &str) {
+    open(out, "ack");
+    text(out, "roomId", room);
+    put_reference(out, reference);
+    id(out, "id", message.as_ref());
+    raw(out, "timestamp", timestamp);
+    number(out, "seq", seq);
+    out.push(b'}');
 }
 
 /// `ack` of `refresh_token`: when the new token expires, left out if it does not.
@@ -258,6 +275,45 @@ pub fn reaction_prefix(out: &mut Vec<u8>, room: &str, message_id: &Id, emoji: &s
     id(out, "userId", user);
 }
 
+/// The beginning of a `reaction_removed`, which the room's home completes with [`finish`].
+pub fn reaction_removed_prefix(out: &mut Vec<u8>, room: &str, message_id: &Id, emoji: &str, user: IdRef<'_>) {
+    open(out, "reaction_removed");
+    text(out, "roomId", room);
+    id(out, "messageId", message_id.as_ref());
+    text(out, "emoji", emoji);
+    id(out, "userId", user);
+}
+
+/// The beginning of a `message_updated`, which is completed with [`edited_at`] and [`finish`]. `fields` are the changed
+/// members as raw JSON, separated by commas; `user` is who edits, or `None` for a service that acts for nobody.
+pub fn message_updated_prefix(out: &mut Vec<u8>, room: &str, message: &Id, fields: &[u8], user: Option<IdRef<'_>>) {
+    open(out, "message_updated");
+    text(out, "roomId", room);
+    id(out, "id", message.as_ref());
+    out.push(b',');
+    out.extend_from_slice(fields);
+    raw(out, "edited", "true");
+    put_user(out, user);
+}
+
+/// The beginning of a `message_deleted`, which is completed with [`finish`]. `user` is who deletes, or `None` for a
+/// service that acts for nobody.
+pub fn message_deleted_prefix(out: &mut Vec<u8>, room: &str, message: &Id, user: Option<IdRef<'_>>) {
+    open(out, "message_deleted");
+    text(out, "roomId", room);
+    id(out, "id", message.as_ref());
+    put_user(out, user);
+}
+
+/// `read_receipt`: the user has read the room up to the message with this `seq`. The event has no place of its own.
+pub fn read_receipt(out: &mut Vec<u8>, room: &str, user: IdRef<'_>, seq: u64, timestamp: u64) {
+    open(out, "read_receipt");
+    text(out, "roomId", room);
+    id(out, "userId", user);
+    number(out, "seq", seq);
+    close(out, timestamp);
+}
+
 /// Completes a durable event with what only the room's home knows. `timestamp` is `None` if the
 /// beginning already has one.
 pub fn finish(out: &mut Vec<u8>, timestamp: Option<u64>, seq: u64) {
@@ -300,6 +356,12 @@ fn close(out: &mut Vec<u8>, timestamp: u64) {
 fn put_room(out: &mut Vec<u8>, room: Option<&str>) {
     if let Some(room) = room {
         text(out, "roomId", room);
+    }
+}
+
+fn put_user(out: &mut Vec<u8>, user: Option<IdRef<'_>>) {
+    if let Some(user) = user {
+        id(out, "userId", user);
     }
 }
 
@@ -398,11 +460,13 @@ mod tests {
                 r#"{"type":"user_joined","roomId":"r\"1","userId":"u","timestamp":1}"#,
             ),
             (
-                written(|out| online_update(out, "r", [user.as_ref(), number.as_ref()].into_iter(), 3, "e", None, 1)),
-                r#"{"type":"online_update","roomId":"r","online":["u",7],"seq":3,"epoch":"e","timestamp":1}"#,
+                written(|out| {
+                    online_update(out, "r", [user.as_ref(), number.as_ref()].into_iter(), 3, "e", None, Some(false), 1)
+                }),
+                r#"{"type":"online_update","roomId":"r","online":["u",7],"seq":3,"epoch":"e","recovered":false,"timestamp":1}"#,
             ),
             (
-                written(|out| online_update(out, "r", [].into_iter(), 0, "e", Some(900), 1)),
+                written(|out| online_update(out, "r", [].into_iter(), 0, "e", Some(900), None, 1)),
                 r#"{"type":"online_update","roomId":"r","online":[],"count":900,"truncated":true,"seq":0,"epoch":"e","timestamp":1}"#,
             ),
             (
@@ -440,6 +504,14 @@ mod tests {
             (written(|out| pong(out, Some("\"x\""), 1)), r#"{"type":"pong","ref":"x","timestamp":1}"#),
             (written(|out| pong(out, None, 1)), r#"{"type":"pong","timestamp":1}"#),
             (written(|out| ack(out, Some("7"), Some("r"), 1)), r#"{"type":"ack","roomId":"r","ref":7,"timestamp":1}"#),
+            (
+                written(|out| ack_sent(out, Some("7"), "r", &id("8"), 3, "\"2024-02-29T12:34:56Z\"")),
+                r#"{"type":"ack","roomId":"r","ref":7,"id":8,"timestamp":"2024-02-29T12:34:56Z","seq":3}"#,
+            ),
+            (
+                written(|out| ack_sent(out, None, "r", &id("\"a\""), 3, "5")),
+                r#"{"type":"ack","roomId":"r","id":"a","timestamp":5,"seq":3}"#,
+            ),
             (written(|out| ack_expires(out, None, Some(8), 1)), r#"{"type":"ack","expiresAt":8,"timestamp":1}"#),
             (
                 written(|out| ack_rooms(out, Some("7"), rooms, 1)),
@@ -467,13 +539,56 @@ mod tests {
     #[test]
     fn durable_events_are_finished_by_the_home() {
         let (message, user) = (id("7"), id("\"u\""));
-        let found = written(|out| {
-            reaction_prefix(out, "r", &message, "👍", user.as_ref());
-            finish(out, Some(5), 10);
-        });
-        let expected =
-            r#"{"type":"reaction","roomId":"r","messageId":7,"emoji":"👍","userId":"u","timestamp":5,"seq":10}"#;
-        assert_eq!(found, expected);
+        let fields = br#""content":"x","attachments":[]"#;
+        let updated = |user: Option<IdRef<'_>>| {
+            written(|out| {
+                message_updated_prefix(out, "r", &message, fields, user);
+                edited_at(out, 4);
+                finish(out, Some(5), 10);
+            })
+        };
+        let deleted = |user: Option<IdRef<'_>>| {
+            written(|out| {
+                message_deleted_prefix(out, "r", &message, user);
+                finish(out, Some(5), 10);
+            })
+        };
+        let table = [
+            (
+                written(|out| {
+                    reaction_prefix(out, "r", &message, "👍", user.as_ref());
+                    finish(out, Some(5), 10);
+                }),
+                r#"{"type":"reaction","roomId":"r","messageId":7,"emoji":"👍","userId":"u","timestamp":5,"seq":10}"#,
+            ),
+            (
+                written(|out| {
+                    reaction_removed_prefix(out, "r", &message, "👍", user.as_ref());
+                    finish(out, Some(5), 10);
+                }),
+                r#"{"type":"reaction_removed","roomId":"r","messageId":7,"emoji":"👍","userId":"u","timestamp":5,"seq":10}"#,
+            ),
+            (
+                updated(Some(user.as_ref())),
+                r#"{"type":"message_updated","roomId":"r","id":7,"content":"x","attachments":[],"edited":true,"userId":"u","editedAt":4,"timestamp":5,"seq":10}"#,
+            ),
+            (
+                updated(None),
+                r#"{"type":"message_updated","roomId":"r","id":7,"content":"x","attachments":[],"edited":true,"editedAt":4,"timestamp":5,"seq":10}"#,
+            ),
+            (
+                deleted(Some(user.as_ref())),
+                r#"{"type":"message_deleted","roomId":"r","id":7,"userId":"u","timestamp":5,"seq":10}"#,
+            ),
+            (deleted(None), r#"{"type":"message_deleted","roomId":"r","id":7,"timestamp":5,"seq":10}"#),
+            (
+                written(|out| read_receipt(out, "r", user.as_ref(), 9, 5)),
+                r#"{"type":"read_receipt","roomId":"r","userId":"u","seq":9,"timestamp":5}"#,
+            ),
+        ];
+        for (found, expected) in table {
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! posted.
 
 use crate::wire::digest::{DEPTH_MAX, Digester, Entries};
-use crate::wire::object;
+use crate::wire::object::{self, Member};
 use crate::wire::rest_body::{members, put_member};
+use crate::wire::stored::edit_fields;
 use crate::wire::timestamp;
 use crate::wire::value::{Id, put_json_string};
 
@@ -34,6 +35,8 @@ const REPLY_TO: &str = "reply_to must be null, a string of 1 to 128 bytes or an 
 const SENDER: &str = "sender_user_id must be null, a string of 1 to 128 bytes or an integer within 2^53";
 const TIMESTAMP: &str = "timestamp must be integer milliseconds since the epoch or an RFC 3339 string";
 const CONTENT: &str = "content must be a string";
+const ATTACHMENTS: &str = "attachments must be an array";
+const EDIT: &str = "give content, attachments or both";
 const DEPTH: &str = "the body is nested deeper than 100 levels";
 
 /// Who posts a message.
@@ -59,6 +62,15 @@ pub struct Posted {
     /// Equal for two posts if author and JSON value are equal, `timestamp` aside. Fields that are
     /// ignored do not count, and an id counts as its text.
     pub digest: u128,
+    /// Who may edit and delete it: the user who posts, or the `sender_user_id` that a service gives.
+    pub sender: Option<Id>,
+}
+
+/// An edit that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edited {
+    /// The new members as raw JSON, separated by commas: `"content":...`, `"attachments":...` or both.
+    pub fields: Vec<u8>,
 }
 
 /// Parses the body of a post to `room`; `key` is the process's hash key, under which digests are
@@ -68,11 +80,57 @@ pub struct Posted {
 /// 400 for what is not JSON, 422 for the rest: no object, a key given twice, a reserved name,
 /// another room, a known field of the wrong type, or nesting deeper than 100 levels.
 pub fn parse_posted(body: &[u8], room: &str, key: (u64, u64), author: &Author<'_>) -> Result<Posted, PostRefusal> {
+    read(members(body)?, body.len(), room, key, author)
+}
+
+/// Parses a `send_message` to `room`, the one that it names, as a user's post; `type`, `ref` and `roomId` are the
+/// request's and no part of the message. The same message sent and posted is the same.
+///
+/// # Errors
+/// As [`parse_posted`].
+pub fn parse_sent(text: &str, room: &str, key: (u64, u64), user: &Id) -> Result<Posted, PostRefusal> {
+    let mut members = members(text.as_bytes())?;
+    members.retain(|member| !matches!(&*member.key, b"type" | b"ref" | b"roomId"));
+    read(members, text.len(), room, key, &Author::User(user))
+}
+
+/// Parses the body of an edit: `content` and `attachments`, at least one of them. A user's are a string and an array, a
+/// service's are any JSON. Unknown fields are ignored.
+///
+/// # Errors
+/// 400 for what is not JSON, 422 for the rest.
+pub fn parse_edit(body: &[u8], author: &Author<'_>) -> Result<Edited, PostRefusal> {
+    let by_user = matches!(author, Author::User(_));
+    let (mut content, mut attachments) = (None, None);
+    for member in members(body)? {
+        let raw = member.raw_value;
+        match &*member.key {
+            b"content" if by_user && !raw.starts_with('"') => return Err(PostRefusal::invalid(CONTENT)),
+            b"attachments" if by_user && !raw.starts_with('[') => return Err(PostRefusal::invalid(ATTACHMENTS)),
+            b"content" => content = Some(raw),
+            b"attachments" => attachments = Some(raw),
+            _ => {}
+        }
+    }
+    if content.is_none() && attachments.is_none() {
+        return Err(PostRefusal::invalid(EDIT));
+    }
+    Ok(Edited { fields: edit_fields(content, attachments) })
+}
+
+fn read(
+    members: Vec<Member<'_>>,
+    bytes: usize,
+    room: &str,
+    key: (u64, u64),
+    author: &Author<'_>,
+) -> Result<Posted, PostRefusal> {
     let digester = Digester::new(key);
-    let mut posted = Posted { id: None, timestamp: None, fields: Vec::with_capacity(body.len() + 128), digest: 0 };
+    let fields = Vec::with_capacity(bytes + 128);
+    let mut posted = Posted { id: None, timestamp: None, fields, digest: 0, sender: None };
     let mut entries = Entries::default();
     let mut given = Given::default();
-    for member in members(body)? {
+    for member in members {
         let raw = member.raw_value;
         match role(&member.key, raw, room, author)? {
             Role::Ignored => continue,
@@ -83,6 +141,9 @@ pub fn parse_posted(body: &[u8], room: &str, key: (u64, u64), author: &Author<'_
             }
             Role::Field => {
                 given.note(&member.key);
+                if *member.key == *b"sender_user_id" {
+                    posted.sender = Id::parse_raw(raw);
+                }
                 put_member(&mut posted.fields, &member);
                 let value = digester.value(raw, DEPTH_MAX - 1);
                 entries.add(member.key, value.ok_or(PostRefusal::invalid(DEPTH))?);
@@ -96,6 +157,7 @@ pub fn parse_posted(body: &[u8], room: &str, key: (u64, u64), author: &Author<'_
     };
     if let Author::User(id) = author {
         complete(&mut posted.fields, &given, id)?;
+        posted.sender = Some((*id).clone());
     }
     if !posted.fields.is_empty() {
         posted.fields.remove(0);
@@ -339,6 +401,86 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_is_what_is_posted() {
+        let table = [
+            (
+                r#"{"type":"send_message","ref":7,"roomId":"r","content":"hi","reply_to":7,"x":1.0}"#.to_owned(),
+                r#"{"x":1,"content":"h\u0069","reply_to":"7"}"#.to_owned(),
+            ),
+            (
+                format!(
+                    r#"{{"r\u0065f":null,"type":"send_message","roomId":"r","id":"{UUID_TEXT}","edited":1,"content":""}}"#
+                ),
+                format!(r#"{{"id":"{UUID_TEXT}","content":""}}"#),
+            ),
+        ];
+        for (text, body) in table {
+            let sent = parse_sent(&text, "r", KEY, &user()).unwrap();
+            let posted = by_user(&body).unwrap();
+            // The form of what is inside may differ, and goes out as written.
+            assert_eq!(sent.id, posted.id, "{text}");
+            assert_eq!(sent.sender, Some(user()), "{text}");
+            if !text.contains("reply_to") {
+                assert_eq!((sent.digest, &sent.fields), (posted.digest, &posted.fields), "{text}");
+            }
+        }
+        let text = r#"{"type":"send_message","roomId":"r","content":"hi","ref":"a"}"#;
+        assert_eq!(parse_sent(text, "r", KEY, &user()).unwrap(), by_user(r#"{"content":"hi"}"#).unwrap());
+        for (text, message) in [
+            (r#"{"type":"send_message","roomId":"r"}"#, CONTENT),
+            (r#"{"type":"send_message","roomId":"r","content":7}"#, CONTENT),
+            (r#"{"type":"send_message","roomId":"r","content":"x","id":7}"#, UUID),
+            (r#"{"type":"send_message","roomId":"r","content":"x","seq":7}"#, "seq is a reserved name"),
+        ] {
+            assert_eq!(parse_sent(text, "r", KEY, &user()).unwrap_err(), PostRefusal::invalid(message), "{text}");
+        }
+    }
+
+    #[test]
+    fn senders() {
+        let table = [
+            ("{}", None),
+            (r#"{"sender_user_id":null}"#, None),
+            (r#"{"sender\u005fuser_id":7}"#, Some("7")),
+            (r#"{"sender_user_id":"a\u0062"}"#, Some("ab")),
+        ];
+        for (body, expected) in table {
+            let sender = service(body).unwrap().sender;
+            assert_eq!(sender.as_ref().map(Id::text), expected, "{body}");
+        }
+        assert_eq!(by_user(r#"{"content":"x","sender_user_id":1}"#).unwrap().sender, Some(user()));
+    }
+
+    #[test]
+    fn edits() {
+        let user = user();
+        let by = |author: &Author<'_>, body: &str| {
+            let edited = parse_edit(body.as_bytes(), author);
+            edited
+                .map(|edited| String::from_utf8(edited.fields).unwrap())
+                .map_err(|refusal| refusal.message.into_owned())
+        };
+        let table = [
+            (r#"{"content":"x"}"#, Ok(r#""content":"x""#), Ok(r#""content":"x""#)),
+            (
+                r#"{"attachments":[ 1.0],"edited":7,"c\u006fntent":"\ud800"}"#,
+                Ok(r#""content":"\ud800","attachments":[ 1.0]"#),
+                Ok(r#""content":"\ud800","attachments":[ 1.0]"#),
+            ),
+            (r#"{"content":{"html":null}}"#, Ok(r#""content":{"html":null}"#), Err(CONTENT)),
+            (r#"{"attachments":null}"#, Ok(r#""attachments":null"#), Err(ATTACHMENTS)),
+            (r#"{"messageType":"image"}"#, Err(EDIT), Err(EDIT)),
+            ("{}", Err(EDIT), Err(EDIT)),
+            ("[]", Err("the body must be a JSON object"), Err("the body must be a JSON object")),
+            ("{", Err("the body is not JSON"), Err("the body is not JSON")),
+        ];
+        for (body, by_service, by_user) in table {
+            assert_eq!(by(&Author::Service, body), by_service.map(str::to_owned).map_err(str::to_owned), "{body}");
+            assert_eq!(by(&Author::User(&user), body), by_user.map(str::to_owned).map_err(str::to_owned), "{body}");
+        }
+    }
+
+    #[test]
     fn nesting_is_bounded() {
         let body = |depth| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
         let posted = service(&body(DEPTH_MAX - 1)).unwrap();
@@ -396,6 +538,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(body in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse_posted(&body, "r", KEY, &Author::Service);
+            let _ = parse_edit(&body, &Author::Service);
         }
 
         #[test]

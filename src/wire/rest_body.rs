@@ -1,4 +1,5 @@
-//! The bodies of REST calls but for the message itself: broadcast, events, disconnect.
+//! The bodies of REST calls but for the message itself, broadcast, events, disconnect, read state, and the queries of
+//! those that give pages.
 //!
 //! Owns how a JSON body is read and refused, and which fields these calls know. Knows nothing about
 //! paths, credentials or status lines. Invariants: what passes through to clients stays as it was
@@ -22,6 +23,14 @@ pub const EVENT_TYPE_BYTES_MAX: usize = 64;
 /// Longest reason of a disconnect in bytes: what fits into a close frame (RFC 6455, section 5.5).
 pub const REASON_BYTES_MAX: usize = 123;
 
+/// How many messages are in a page that does not say.
+pub const PAGE_DEFAULT: u32 = 50;
+/// Most messages in one page.
+pub const PAGE_MAX: u32 = 200;
+/// How long the feed lets a reader wait at most.
+pub const WAIT_SECONDS_MAX: u64 = 60;
+
+const SEQ: &str = "seq must be an integer from 1 to 2^53";
 const TYPE: &str = "type must be a string of 1 to 64 bytes, none of the server's own types";
 const ROOM: &str = "roomId must be left out, or be the room of the path";
 const ROOMS: &str = "rooms must be an array of 1 to 1000 strings";
@@ -159,6 +168,56 @@ pub fn parse_disconnect(body: &[u8]) -> Result<Disconnect, PostRefusal> {
         }
     }
     Ok(disconnect)
+}
+
+/// Parses the body of a mark of what was read: the `seq` of a message, from 1 to 2^53. Unknown fields are ignored.
+pub fn parse_read(body: &[u8]) -> Result<u64, PostRefusal> {
+    let members = members(body)?;
+    let seq = members.iter().find(|member| *member.key == *b"seq").and_then(|member| object::integer(member.raw_value));
+    seq.filter(|seq| *seq > 0).map(i64::unsigned_abs).ok_or(PostRefusal::invalid(SEQ))
+}
+
+/// Which messages of a room are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Below this `seq`.
+    pub before: Option<u64>,
+    /// Above this `seq`; never together with `before`.
+    pub after: Option<u64>,
+    /// At most so many, 1 to [`PAGE_MAX`].
+    pub limit: u32,
+}
+
+/// Parses the query of a page of messages, in which each value may be absent.
+pub fn parse_page(before: Option<&str>, after: Option<&str>, limit: Option<&str>) -> Result<Page, PostRefusal> {
+    let before = parse_number(before, "before must be a positive integer", 1)?;
+    let after = parse_number(after, "after must be an integer from 0 on", 0)?;
+    if before.is_some() && after.is_some() {
+        return Err(PostRefusal::invalid("give before or after, not both"));
+    }
+    let limit = parse_limit(limit, PAGE_DEFAULT, PAGE_MAX)?;
+    Ok(Page { before, after, limit })
+}
+
+/// Parses the `limit` of a page: a positive integer, of which no more than `max` counts.
+pub fn parse_limit(limit: Option<&str>, default: u32, max: u32) -> Result<u32, PostRefusal> {
+    let limit = parse_number(limit, "limit must be a positive integer", 1)?;
+    Ok(limit.map_or(default, |limit| u32::try_from(limit).unwrap_or(max).min(max)))
+}
+
+/// Parses the `wait` of the feed into milliseconds: whole seconds, 0 to 60, none if absent.
+pub fn parse_wait(wait: Option<&str>) -> Result<u64, PostRefusal> {
+    const WAIT: &str = "wait must be a number of seconds from 0 to 60";
+    let seconds = parse_number(wait, WAIT, 0)?.unwrap_or(0);
+    if seconds > WAIT_SECONDS_MAX { Err(PostRefusal::invalid(WAIT)) } else { Ok(seconds * 1000) }
+}
+
+/// A number that is written as plain digits.
+fn parse_number(text: Option<&str>, refusal: &'static str, min: u64) -> Result<Option<u64>, PostRefusal> {
+    let Some(text) = text else { return Ok(None) };
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = object::integer(text).filter(|_| is_plain).and_then(|number| u64::try_from(number).ok());
+    number.filter(|number| *number >= min).map(Some).ok_or(PostRefusal::invalid(refusal))
 }
 
 fn event(body: &[u8], room: Option<&str>) -> Result<Vec<u8>, PostRefusal> {
@@ -328,6 +387,57 @@ mod tests {
         assert_eq!(parse_disconnect(b"x").unwrap_err().status, 400);
     }
 
+    #[test]
+    fn read_marks() {
+        for (body, expected) in [
+            (r#"{"seq":1}"#, Ok(1)),
+            (r#"{"x":1,"s\u0065q":9007199254740992}"#, Ok(1 << 53)),
+            (r#"{"seq":0}"#, Err(SEQ)),
+            (r#"{"seq":-1}"#, Err(SEQ)),
+            (r#"{"seq":1.0}"#, Err(SEQ)),
+            (r#"{"seq":9007199254740993}"#, Err(SEQ)),
+            (r#"{"seq":"1"}"#, Err(SEQ)),
+            ("{}", Err(SEQ)),
+            (r#"{"seq":1,"seq":2}"#, Err("a key is given twice")),
+        ] {
+            assert_eq!(parse_read(body.as_bytes()), expected.map_err(PostRefusal::invalid), "{body}");
+        }
+        assert_eq!(parse_read(b"").unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn pages() {
+        let page = |before, after, limit| Ok(Page { before, after, limit });
+        let refused = |message: &'static str| Err(PostRefusal::invalid(message));
+        let (before, after) = ("before must be a positive integer", "after must be an integer from 0 on");
+        let limit = "limit must be a positive integer";
+        for (query, expected) in [
+            ((None, None, None), page(None, None, PAGE_DEFAULT)),
+            ((Some("1"), None, Some("7")), page(Some(1), None, 7)),
+            ((None, Some("0"), Some("200")), page(None, Some(0), 200)),
+            ((None, Some("9007199254740992"), Some("201")), page(None, Some(1 << 53), 200)),
+            ((None, None, Some("9007199254740992")), page(None, None, 200)),
+            ((Some("0"), None, None), refused(before)),
+            ((Some("-1"), None, None), refused(before)),
+            ((Some("+1"), None, None), refused(before)),
+            ((Some("9007199254740993"), None, None), refused(before)),
+            ((Some("99999999999999999999"), None, None), refused(before)),
+            ((None, Some(""), None), refused(after)),
+            ((None, Some("x"), None), refused(after)),
+            ((None, None, Some("0")), refused(limit)),
+            ((None, None, Some("1.5")), refused(limit)),
+            ((Some("1"), Some("1"), None), refused("give before or after, not both")),
+        ] {
+            assert_eq!(parse_page(query.0, query.1, query.2), expected, "{query:?}");
+        }
+        for (wait, expected) in [(None, Some(0)), (Some("0"), Some(0)), (Some("60"), Some(60_000))] {
+            assert_eq!(parse_wait(wait).ok(), expected);
+        }
+        for wait in ["61", "-1", "1.5", "", "1s"] {
+            assert_eq!(parse_wait(Some(wait)).unwrap_err().status, 422, "{wait}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(body in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -335,6 +445,7 @@ mod tests {
             let _ = parse_room_event(&body, "r");
             let _ = parse_user_event(&body);
             let _ = parse_disconnect(&body);
+            let _ = parse_read(&body);
         }
     }
 }

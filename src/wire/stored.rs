@@ -8,6 +8,7 @@
 use crate::wire::digest::{DEPTH_MAX, Digester};
 use crate::wire::object::{self, Member};
 use crate::wire::rest_body::put_member;
+use crate::wire::value::Id;
 
 /// What a tombstone of either type keeps, `seq` aside.
 const KEPT: [&[u8]; 5] = [b"type", b"roomId", b"id", b"timestamp", b"sender_user_id"];
@@ -63,6 +64,17 @@ pub fn apply_edit(payload: &str, fields: &[u8], edited_at: u64) -> Option<Vec<u8
     close(out, seq(&members)?)
 }
 
+/// Whether an event is the message itself, or an edit of it.
+pub fn is_about(event: &str, message: &Id) -> bool {
+    let (mut is_message, mut is_this) = (false, false);
+    let split = object::split(event, |member| match &*member.key {
+        b"type" => is_message = matches!(member.raw_value, "\"new_message\"" | "\"message_updated\""),
+        b"id" => is_this = Id::parse_raw(member.raw_value).as_ref() == Some(message),
+        _ => {}
+    });
+    split.is_ok() && is_message && is_this
+}
+
 /// Whether an edit with `fields` would give the message another JSON value: a number counts by its value and a string
 /// after unescaping, as in a retry. What cannot be read counts as changed.
 pub fn is_changed_by(payload: &str, fields: &[u8]) -> bool {
@@ -79,6 +91,20 @@ pub fn is_changed_by(payload: &str, fields: &[u8]) -> bool {
         before.is_some_and(|before| is_same(before.raw_value, change.raw_value))
     };
     !edit.iter().all(is_kept)
+}
+
+/// What an edit gives a message anew, as raw JSON members: each of the two raw values that there is, under its name.
+pub(crate) fn edit_fields(content: Option<&str>, attachments: Option<&str>) -> Vec<u8> {
+    let mut fields = Vec::new();
+    for (name, raw) in [("\"content\":", content), ("\"attachments\":", attachments)] {
+        let Some(raw) = raw else { continue };
+        if !fields.is_empty() {
+            fields.push(b',');
+        }
+        fields.extend_from_slice(name.as_bytes());
+        fields.extend_from_slice(raw.as_bytes());
+    }
+    fields
 }
 
 fn members(text: &str) -> Option<Vec<Member<'_>>> {

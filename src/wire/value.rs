@@ -90,6 +90,11 @@ pub struct IdRef<'a> {
 }
 
 impl IdRef<'_> {
+    /// The id, with a text of its own.
+    pub fn to_id(self) -> Id {
+        Id { text: self.text.into(), numeric: self.numeric }
+    }
+
     /// Appends the id as JSON.
     pub fn put_json(self, out: &mut Vec<u8>) {
         if self.numeric {

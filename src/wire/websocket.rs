@@ -156,6 +156,16 @@ pub fn split_frame(frames: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*frame.first()?, frame.get(header..)?, rest))
 }
 
+/// The payloads of a row of whole server frames.
+pub fn frame_payloads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = frames;
+    std::iter::from_fn(move || {
+        let (_, payload, behind) = split_frame(rest)?;
+        rest = behind;
+        Some(payload)
+    })
+}
+
 /// Whether a peer may send `code` in a Close frame: the codes that IANA registers for the wire, 3000 to 3999 for
 /// libraries and 4000 to 4999 for private use (RFC 6455, section 7.4).
 pub fn is_close_code_valid(code: u16) -> bool {

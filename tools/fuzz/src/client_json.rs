@@ -8,10 +8,15 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use sizland_chat::wire::client::{Action, ClientMessage, ErrorCode, Request, RoomEntry, parse};
+use sizland_chat::wire::client::{Action, ClientMessage, ErrorCode, Request, RoomEntry, Since, parse};
 use sizland_chat::wire::event::{finish, finish_ephemeral};
-use sizland_chat::wire::message::{Author, PostRefusal, Posted, new_message_prefix, parse_posted};
-use sizland_chat::wire::rest_body::{parse_broadcast, parse_disconnect, parse_room_event, parse_user_event};
+use sizland_chat::wire::message::{
+    Author, PostRefusal, Posted, apply_edit, is_changed_by, new_message_prefix, parse_edit, parse_posted, parse_sent,
+    tombstone,
+};
+use sizland_chat::wire::rest_body::{
+    parse_broadcast, parse_disconnect, parse_read, parse_room_event, parse_user_event,
+};
 use sizland_chat::wire::value::{Id, room_name};
 
 const KEY: (u64, u64) = (3, 4);
@@ -62,7 +67,10 @@ fn check_message(message: &ClientMessage<'_>, fields: &Map<String, Value>) {
         assert_eq!(room_name(room), Some(room));
     };
     match &message.request {
-        Request::JoinRoom { room } => check_room("join_room", room),
+        Request::JoinRoom { room, since } => {
+            check_room("join_room", room);
+            check_since(since.as_ref(), |name| fields.get(name));
+        }
         Request::LeaveRoom { room } => check_room("leave_room", room),
         Request::Typing { room, start: true } => check_room("typing_start", room),
         Request::Typing { room, start: false } => check_room("typing_stop", room),
@@ -80,10 +88,31 @@ fn check_message(message: &ClientMessage<'_>, fields: &Map<String, Value>) {
             assert!(text("type") == "join_rooms" && given.len() == rooms.len() && !rooms.is_empty());
             for (entry, given) in rooms.iter().zip(given) {
                 match entry {
-                    RoomEntry::Room(room) => assert_eq!(given["roomId"].as_str(), Some(&**room)),
+                    RoomEntry::Room(room, since) => {
+                        assert_eq!(given["roomId"].as_str(), Some(&**room));
+                        check_since(since.as_ref(), |name| given.get(name));
+                    }
                     RoomEntry::Malformed(raw) => assert!(serde_json::from_str::<IgnoredAny>(raw).is_ok()),
                 }
             }
+        }
+        Request::SendMessage { room, text } => {
+            check_room("send_message", room);
+            if let Some(user) = Id::from_text("ana") {
+                match parse_sent(text, room, KEY, &user) {
+                    Ok(posted) => assert_eq!((posted.sender, posted.timestamp), (Some(user), None)),
+                    Err(refusal) => check_refusal(&refusal, true),
+                }
+            }
+        }
+        Request::EditMessage { room, fields: edit, .. } => {
+            check_room("edit_message", room);
+            check_edit(edit);
+        }
+        Request::DeleteMessage { room, .. } => check_room("delete_message", room),
+        Request::MarkRead { room, seq } => {
+            check_room("mark_read", room);
+            assert_eq!(fields["seq"], *seq);
         }
         Request::Ping => assert_eq!(text("type"), "ping"),
         Request::Auth { token } => assert_eq!((text("type"), text("token")), ("auth", token.as_str())),
@@ -91,6 +120,25 @@ fn check_message(message: &ClientMessage<'_>, fields: &Map<String, Value>) {
             assert_eq!((text("type"), text("token")), ("refresh_token", token.as_str()));
         }
     }
+}
+
+fn check_since<'a>(since: Option<&Since<'_>>, field: impl Fn(&str) -> Option<&'a Value>) {
+    let given = |name: &str| field(name).filter(|value| !value.is_null());
+    assert_eq!(since.map(|since| since.seq), given("since").and_then(Value::as_u64));
+    if let Some(since) = since {
+        assert_eq!(since.epoch.as_deref(), given("epoch").and_then(Value::as_str));
+    }
+}
+
+/// An edit takes effect once, and a deletion leaves nothing of it.
+fn check_edit(fields: &[u8]) {
+    let message = r#"{"type":"new_message","roomId":"r","id":7,"content":null,"timestamp":5,"seq":9}"#;
+    let Some(edited) = apply_edit(message, fields, 6).and_then(|edited| String::from_utf8(edited).ok()) else {
+        panic!("an edit that was taken cannot be applied");
+    };
+    assert!(serde_json::from_str::<IgnoredAny>(&edited).is_ok() && edited.ends_with(",\"seq\":9}"));
+    assert!(!is_changed_by(&edited, fields));
+    assert_eq!(tombstone(&edited), tombstone(message));
 }
 
 fn check_posted(data: &[u8], is_json: bool, author: &Author<'_>) {
@@ -106,6 +154,13 @@ fn check_posted(data: &[u8], is_json: bool, author: &Author<'_>) {
     assert!(serde_json::from_slice::<IgnoredAny>(&out).is_ok(), "{}", String::from_utf8_lossy(&out));
     if let Ok(sent) = serde_json::from_slice::<Map<String, Value>>(&out) {
         assert_eq!((&sent["type"], &sent["roomId"], &sent["seq"]), (&"new_message".into(), &ROOM.into(), &9.into()));
+    }
+    let stone = str::from_utf8(&out).ok().and_then(tombstone);
+    let stone = stone.and_then(|stone| serde_json::from_slice::<Map<String, Value>>(&stone).ok());
+    assert!(stone.is_none_or(|stone| stone["deleted"] == true && !stone.contains_key("content")));
+    match parse_edit(data, author) {
+        Ok(edited) => check_edit(&edited.fields),
+        Err(refusal) => check_refusal(&refusal, is_json),
     }
     check_same(data, &posted, author);
 }
@@ -142,6 +197,10 @@ fn check_bodies(data: &[u8], is_json: bool) {
             assert!(is_json || data.trim_ascii().is_empty());
             assert!(disconnect.reason.is_none_or(|reason| reason.len() <= 123));
         }
+        Err(refusal) => check_refusal(&refusal, is_json),
+    }
+    match parse_read(data) {
+        Ok(seq) => assert!(is_json && (1..=1 << 53).contains(&seq)),
         Err(refusal) => check_refusal(&refusal, is_json),
     }
 }

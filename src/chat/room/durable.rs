@@ -1,0 +1,325 @@
+//! What a room has to do with the store: changes on their way there, and the verdicts on their way back.
+//!
+//! Without a store the orderer of the shard decides at once, by the same path: [`Room::settle`] makes of each verdict what
+//! the room says and what is answered.
+//!
+//! A verdict whose `seq` is not the next one says that the store has events that the room has not emitted: a commit whose
+//! answer was lost. The room asks for them, and emits them first; until then what comes behind is held.
+//!
+//! Invariants: a change has one answer; verdicts are settled in the order of their `seq`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{ADDED_BYTES_MAX, Due, Room, RoomContext};
+use crate::chat::burst::Kind;
+use crate::chat::desk::Entrusted;
+use crate::chat::envelope::{Answer, Origin, RoomAsk};
+use crate::chat::ids::ShardId;
+use crate::chat::store::{Action, Asker, Change, Chunk, Found, Lookup, Outcome, Verdict, Write};
+use crate::wire::client::ErrorCode;
+use crate::wire::event;
+use crate::wire::value::Id;
+
+/// How soon events that could not be read are asked for again.
+const RETRY_MS: u64 = 1_000;
+
+/// What a room has under way with the store.
+#[derive(Debug)]
+pub(super) struct StoreSide {
+    /// Whether the room knows its last `seq`.
+    is_known: bool,
+    reading: Option<Reading>,
+    /// Asks that wait for what is read.
+    parked: Vec<(ShardId, Origin, RoomAsk)>,
+    /// Writes without a verdict, and the bytes of their events.
+    writes: u32,
+    write_bytes: usize,
+    /// Verdicts behind a gap.
+    held: VecDeque<(Entrusted, Verdict)>,
+    /// When the gap is asked for again, on the tick clock.
+    retry_ms: Option<u64>,
+    /// Messages of which nothing may be left in the history.
+    pub(super) erased: Vec<Id>,
+    /// What was missed behind this `seq` was asked for, and is not to be had.
+    pub(super) tried_after: Option<u64>,
+}
+
+/// What the store is being asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reading {
+    Position,
+    /// Events behind this `seq`, for those who come back.
+    Missed(u64),
+    /// Events that the room should have emitted.
+    Gap,
+}
+
+impl StoreSide {
+    pub(super) fn new(in_store: bool) -> Self {
+        Self {
+            is_known: !in_store,
+            reading: None,
+            parked: Vec::new(),
+            writes: 0,
+            write_bytes: 0,
+            held: VecDeque::new(),
+            retry_ms: None,
+            erased: Vec::new(),
+            tried_after: None,
+        }
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// Whether an answer of the store is awaited.
+    pub(super) fn is_busy(&self) -> bool {
+        self.reading.is_some() || self.writes > 0 || !self.held.is_empty()
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        self.writes > 0 || !self.held.is_empty()
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    pub(super) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    pub(super) fn write_bytes(&self) -> usize {
+        self.write_bytes
+    }
+
+    pub(super) fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
+    }
+}
+
+impl Room {
+    /// Takes an answer of the store to what this room asked.
+    pub fn handle_found(&mut self, cx: &mut RoomContext<'_>, found: Found) {
+        let Some(reading) = self.store.reading.take() else {
+            debug_assert!(false, "nothing was asked");
+            return;
+        };
+        match (reading, found) {
+            (Reading::Position, Found::Position { last_seq }) => {
+                self.store.is_known = true;
+                (self.last_seq, self.told_seq) = (last_seq, last_seq);
+            }
+            (Reading::Position, _) => return self.refuse_parked(cx),
+            (Reading::Missed(after), found) => {
+                if let Found::Events(chunks) = found {
+                    self.history.prepend(chunks, self.told_seq + 1);
+                }
+                self.store.tried_after = Some(after);
+            }
+            (Reading::Gap, Found::Events(chunks)) if !chunks.is_empty() => self.close_gap(chunks),
+            (Reading::Gap, _) => self.store.retry_ms = Some(cx.now.tick_ms + RETRY_MS),
+        }
+        self.settle_held(cx);
+        self.take_up_parked(cx);
+    }
+
+    /// Takes the store's verdict on a change of this room.
+    pub fn handle_verdict(&mut self, cx: &mut RoomContext<'_>, entrusted: Entrusted, verdict: Verdict) {
+        self.store.writes -= 1;
+        self.store.write_bytes -= entrusted.write.change.prefix.len();
+        self.store.held.push_back((entrusted, verdict));
+        if self.store.held.len() == 1 {
+            self.settle_held(cx);
+        }
+        if self.store.reading.is_none() {
+            self.take_up_parked(cx);
+        }
+    }
+
+    /// Hands a change to who decides; the answer, unless it comes from the store.
+    pub(super) fn change(
+        &mut self,
+        cx: &mut RoomContext<'_>,
+        source: ShardId,
+        origin: &Origin,
+        change: Change,
+    ) -> Option<Answer> {
+        let bytes = change.prefix.len();
+        if self.is_full(cx, bytes) {
+            return Some(Answer::Refused(ErrorCode::Overloaded));
+        }
+        self.linger(cx);
+        let write = Write { room: self.name.clone(), at_ms: cx.now.wall_ms, change };
+        if cx.desk.facts().is_none() {
+            let verdict = cx.orderer.decide(cx.now, cx.limits, &write, self.last_seq + 1);
+            return Some(self.settle(cx, &write, verdict));
+        }
+        let entrusted = Entrusted { room: cx.number, source, origin: origin.clone(), write: Arc::new(write) };
+        if cx.desk.write(entrusted).is_err() {
+            return Some(Answer::Refused(ErrorCode::Overloaded));
+        }
+        self.store.writes += 1;
+        self.store.write_bytes += bytes;
+        None
+    }
+
+    /// An ask that comes before the room knows its last `seq` waits for it.
+    pub(super) fn wait_for_position(
+        &mut self,
+        cx: &mut RoomContext<'_>,
+        source: ShardId,
+        origin: Origin,
+        ask: RoomAsk,
+    ) {
+        self.park(source, origin, ask);
+        if self.store.reading.is_none() {
+            match cx.desk.read(Asker::Room(cx.number), Lookup::Position(self.name.clone())) {
+                Ok(()) => self.store.reading = Some(Reading::Position),
+                Err(_) => self.refuse_parked(cx),
+            }
+        }
+    }
+
+    /// Asks the store for the events behind `after` that the history lacks; whether it takes the question.
+    pub(super) fn read_missed(&mut self, cx: &mut RoomContext<'_>, after: u64) -> bool {
+        let to = self.history.first_seq().map_or(self.told_seq, |first| first - 1);
+        let bytes_max = cx.limits.recovery_bytes_max;
+        let lookup = Lookup::Events { room: self.name.clone(), after, to, bytes_max };
+        let taken = cx.desk.read(Asker::Room(cx.number), lookup).is_ok();
+        if taken {
+            self.store.reading = Some(Reading::Missed(after));
+        }
+        taken
+    }
+
+    /// Keeps an ask until the store has answered.
+    pub(super) fn park(&mut self, source: ShardId, origin: Origin, ask: RoomAsk) {
+        self.store.parked.push((source, origin, ask));
+    }
+
+    /// Asks for the missing events again, if their time has come.
+    pub(super) fn retry_gap(&mut self, cx: &mut RoomContext<'_>) {
+        if self.store.retry_ms.is_some_and(|due_ms| due_ms <= cx.now.tick_ms) {
+            self.store.retry_ms = None;
+            self.settle_held(cx);
+        }
+    }
+
+    /// Makes of a verdict what the room says, and the answer.
+    fn settle(&mut self, cx: &mut RoomContext<'_>, write: &Write, verdict: Verdict) -> Answer {
+        match verdict {
+            Verdict::New { seq } => self.emit(cx, write, seq),
+            Verdict::Same(outcome) => self.published(outcome, true),
+            Verdict::Unchanged => Answer::Changed { seq: None, timestamp_ms: write.at_ms },
+            Verdict::Refused(code) => Answer::Refused(code),
+            Verdict::Done => {
+                match &write.change.action {
+                    Action::MarkRead { user, seq } => self.note_receipt(cx, user, *seq),
+                    Action::RemoveRoom => {
+                        self.history.clear();
+                        self.ends = true;
+                    }
+                    _ => {}
+                }
+                Answer::Changed { seq: None, timestamp_ms: write.at_ms }
+            }
+        }
+    }
+
+    /// Emits an event that has its place, and says what to answer.
+    fn emit(&mut self, cx: &mut RoomContext<'_>, write: &Write, seq: u64) -> Answer {
+        debug_assert_eq!(seq, self.last_seq + 1, "a room's sequence has no holes");
+        if let Action::Post(post) = &write.change.action
+            && let Some(author) = &post.author
+        {
+            let ended = self.typing.stop(author, self.pace(cx));
+            self.tell_stop_if(cx, ended, author);
+        }
+        let mut end = Vec::with_capacity(ADDED_BYTES_MAX);
+        write.finish(&mut end, seq);
+        self.burst.push(Kind::Durable, None, &[&write.change.prefix, &end]);
+        self.last_seq = seq;
+        match &write.change.action {
+            Action::Post(_) => self.published(write.outcome(seq), false),
+            action => {
+                if let Action::Delete { message } = action {
+                    self.store.erased.push(message.clone());
+                }
+                Answer::Changed { seq: Some(seq), timestamp_ms: write.at_ms }
+            }
+        }
+    }
+
+    fn published(&self, outcome: Outcome, replayed: bool) -> Answer {
+        let Outcome { id, seq, timestamp } = outcome;
+        let (users, connections) = (self.users(), self.connections());
+        Answer::Published { id, seq, timestamp, replayed, users, connections }
+    }
+
+    /// Settles the verdicts that are next, up to a gap.
+    fn settle_held(&mut self, cx: &mut RoomContext<'_>) {
+        while let Some((_, verdict)) = self.store.held.front() {
+            if let Verdict::New { seq } = verdict
+                && *seq > self.last_seq + 1
+            {
+                let to = *seq - 1;
+                return self.ask_for_gap(cx, to);
+            }
+            let Some((Entrusted { source, origin, write, .. }, verdict)) = self.store.held.pop_front() else { return };
+            let answer = self.settle(cx, &write, verdict);
+            self.replies.push((source, origin, Due::Answer(answer)));
+        }
+    }
+
+    fn ask_for_gap(&mut self, cx: &mut RoomContext<'_>, to: u64) {
+        if self.store.reading.is_some() || self.store.retry_ms.is_some() {
+            return;
+        }
+        tracing::warn!(room = ?self.name, last_seq = self.last_seq, to, "events were kept whose answer was lost");
+        let (room, after) = (self.name.clone(), self.last_seq);
+        let lookup = Lookup::Events { room, after, to, bytes_max: usize::MAX };
+        match cx.desk.read(Asker::Room(cx.number), lookup) {
+            Ok(()) => self.store.reading = Some(Reading::Gap),
+            Err(_) => self.store.retry_ms = Some(cx.now.tick_ms + RETRY_MS),
+        }
+    }
+
+    /// Emits events that the store had kept before the room knew of them.
+    fn close_gap(&mut self, chunks: Vec<Chunk>) {
+        for Chunk { first_seq, last_seq, frames } in chunks {
+            debug_assert_eq!(first_seq, self.last_seq + 1, "the gap is closed from its beginning");
+            self.burst.push_ready(frames, (last_seq - first_seq + 1) as u32);
+            self.last_seq = last_seq;
+        }
+    }
+
+    fn take_up_parked(&mut self, cx: &mut RoomContext<'_>) {
+        for (source, origin, ask) in std::mem::take(&mut self.store.parked) {
+            self.handle_ask(cx, source, origin, ask);
+        }
+    }
+
+    /// The store cannot say where the room stands: nothing that needs to know it can be done.
+    fn refuse_parked(&mut self, cx: &RoomContext<'_>) {
+        for (source, origin, ask) in std::mem::take(&mut self.store.parked) {
+            let answer = match ask {
+                RoomAsk::Fence => Answer::Done,
+                RoomAsk::Online => Answer::Users(Vec::new(), 0),
+                RoomAsk::Ephemeral(_) => Answer::Delivered { users: 0, connections: 0 },
+                _ => Answer::Refused(ErrorCode::Unavailable),
+            };
+            self.replies.push((source, origin, Due::Answer(answer)));
+        }
+        self.linger_until_ms = cx.now.tick_ms;
+    }
+
+    /// The last words of a room that was removed.
+    pub(super) fn tell_removal(&mut self, cx: &RoomContext<'_>) {
+        let mut text = Vec::with_capacity(128);
+        event::removed_from_room(&mut text, self.name.text(), "the room was removed", cx.now.wall_ms);
+        self.burst.push(Kind::Ephemeral, None, &[&text]);
+    }
+}
