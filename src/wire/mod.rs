@@ -20,7 +20,7 @@ pub mod response;
 pub mod rest_body;
 pub mod stored;
 pub mod target;
-mod timestamp;
+pub(crate) mod timestamp;
 pub mod upgrade;
 mod utf8;
 pub mod value;

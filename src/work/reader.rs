@@ -73,16 +73,22 @@ impl Reader {
 /// Answers a question on a connection that is in no transaction; for a database in memory it is the
 /// [ledger's](super::ledger::Ledger::connection).
 pub fn find_on(connection: &Connection, facts: &StoreFacts, lookup: &Lookup) -> Found {
-    let found = connection.unchecked_transaction().and_then(|transaction| {
-        let found = answer(&transaction, facts, lookup)?;
-        // Nothing was written, so that nothing is lost.
-        transaction.rollback()?;
-        Ok(found)
-    });
-    found.unwrap_or_else(|error| {
+    try_find_on(connection, facts, lookup).unwrap_or_else(|error| {
         tracing::warn!(%error, "the store could not be read");
         Found::Failed
     })
+}
+
+/// Does the same, and leaves it to the caller what to say if the disk does not answer.
+///
+/// # Errors
+/// Those of SQLite.
+pub fn try_find_on(connection: &Connection, facts: &StoreFacts, lookup: &Lookup) -> rusqlite::Result<Found> {
+    let transaction = connection.unchecked_transaction()?;
+    let found = answer(&transaction, facts, lookup)?;
+    // Nothing was written, so that nothing is lost.
+    transaction.rollback()?;
+    Ok(found)
 }
 
 fn answer(connection: &Connection, facts: &StoreFacts, lookup: &Lookup) -> rusqlite::Result<Found> {
