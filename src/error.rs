@@ -60,6 +60,13 @@ pub enum Error {
         /// What the system answered.
         source: io::Error,
     },
+    /// The store cannot be used.
+    Store {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
     /// The system refused something else that the start needs.
     System {
         /// What was attempted, as in "raise the open-file limit".
@@ -85,7 +92,7 @@ impl fmt::Display for Error {
                 write!(f, "unknown key {key}={value} ({origin}): {accepted}")
             }
             Error::Conflict { rule } => f.write_str(rule),
-            Error::File { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Error::File { path, reason } | Error::Store { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "{address} is already in use: stop the other server or choose another WS_PORT")
             }

@@ -106,6 +106,7 @@
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
+//! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
 //! `tools/load` is the load generator, `tools/clients` are foreign clients, `tools/million` holds a million sockets, and
@@ -269,3 +270,4 @@ pub mod planted;
 pub mod reactor;
 pub mod server;
 pub mod wire;
+pub mod work;

@@ -1,6 +1,7 @@
 //! The command line: arguments, then a configuration, then what the library does with it.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,9 @@ use sizland_chat::auth::Role;
 use sizland_chat::config::{Config, Inputs};
 use sizland_chat::error::Error;
 use sizland_chat::wire::value::Id;
+use sizland_chat::work::backup::backup_to;
+use sizland_chat::work::import::Imported;
+use sizland_chat::work::transfer::{Exported, export_to, import_from};
 use sizland_chat::{log, server};
 
 /// Real-time chat: WebSocket for frontends, REST for backends.
@@ -28,6 +32,12 @@ enum Command {
     Token(TokenArguments),
     /// Validates the configuration and prints the one in force and the bound on memory.
     Check(ServeArguments),
+    /// Copies the store to a new file, also while a server uses it.
+    Backup(BackupArguments),
+    /// Writes what the store keeps as lines of JSON, also while a server uses it.
+    Export(ExportArguments),
+    /// Reads lines of JSON into the store, which no server may be using.
+    Import(ImportArguments),
 }
 
 #[derive(Args)]
@@ -61,6 +71,30 @@ struct TokenArguments {
 }
 
 #[derive(Args)]
+struct BackupArguments {
+    #[command(flatten)]
+    source: SourceArguments,
+    /// Where the copy is to be; there must be no such file.
+    file: PathBuf,
+}
+
+#[derive(Args)]
+struct ExportArguments {
+    #[command(flatten)]
+    source: SourceArguments,
+    /// Where the lines are to be; there must be no such file. Standard output without it.
+    file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ImportArguments {
+    #[command(flatten)]
+    source: SourceArguments,
+    /// Where the lines are; - is standard input.
+    file: PathBuf,
+}
+
+#[derive(Args)]
 struct SourceArguments {
     /// Needs no configuration: makes secrets for this run, listens on 127.0.0.1.
     #[arg(long)]
@@ -85,6 +119,9 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(arguments),
         Command::Token(arguments) => token(arguments),
         Command::Check(arguments) => check(arguments),
+        Command::Backup(arguments) => backup(arguments),
+        Command::Export(arguments) => export(arguments),
+        Command::Import(arguments) => import(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -125,6 +162,26 @@ fn token(arguments: TokenArguments) -> Result<(), Error> {
 
 fn check(arguments: ServeArguments) -> Result<(), Error> {
     print(&arguments.load()?.report())
+}
+
+fn backup(arguments: BackupArguments) -> Result<(), Error> {
+    let config = arguments.source.load(Vec::new())?;
+    let bytes = backup_to(&config, &arguments.file)?;
+    print(&format!("{}: {bytes} bytes\n", arguments.file.display()))
+}
+
+fn export(arguments: ExportArguments) -> Result<(), Error> {
+    let config = arguments.source.load(Vec::new())?;
+    let Exported { events, others } = export_to(&config, arguments.file.as_deref())?;
+    // Standard output may be the export.
+    eprintln!("{events} events, {others} other lines");
+    Ok(())
+}
+
+fn import(arguments: ImportArguments) -> Result<(), Error> {
+    let config = arguments.source.load(Vec::new())?;
+    let Imported { kept, skipped } = import_from(&config, &arguments.file)?;
+    print(&format!("{kept} lines kept, {skipped} were there already\n"))
 }
 
 impl ServeArguments {

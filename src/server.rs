@@ -15,12 +15,15 @@ use signal_hook::iterator::Signals;
 use crate::chat::drain::Stage;
 use crate::chat::ids::{HashKey, ShardId};
 use crate::chat::shard::{Gauges, Shard, ShardSetup};
+use crate::chat::store::StoreFacts;
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::reactor::io::Post;
+use crate::reactor::jobs::Jobs;
 use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
 use crate::reactor::turn::Reactor;
+use crate::work::store::{Store, StoreThreads};
 
 /// How long shards may take over what has no window of its own.
 const STAGE_MAX: Duration = Duration::from_secs(5);
@@ -84,6 +87,7 @@ struct Server {
     mailers: Vec<Mailer<Post>>,
     reports: Receiver<(ShardId, Stage)>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    store: Option<StoreThreads>,
 }
 
 impl Server {
@@ -92,6 +96,10 @@ impl Server {
         let send_buffer_bytes = config.limits.socket_send_buffer_bytes;
         let bind = |source| Error::Bind { address: wanted, source };
         let address = free_address(wanted, send_buffer_bytes).map_err(bind)?;
+        let store = match config.store {
+            config::Store::None => None,
+            _ => Some(Store::open(&config)?),
+        };
 
         let system = |source| Error::System { action: "start an event loop", source };
         let (mut endpoints, mut mailers) = (Vec::new(), Vec::new());
@@ -103,23 +111,32 @@ impl Server {
         }
         let (reporter, reports) = unbounded();
         let started = Instant::now();
-        let mut server = Self { config, address, started, mailers, reports, threads: Vec::new() };
-        server.spawn(endpoints, &reporter).map_err(system)?;
+        let gauges = Arc::new(Gauges::default());
+        let facts = store.as_ref().map(Store::facts);
+        let store = store.map(|store| store.start(&mailers, &gauges)).transpose()?;
+        let mut server = Self { config, address, started, mailers, reports, threads: Vec::new(), store };
+        server.spawn(endpoints, &reporter, &gauges, facts.as_ref()).map_err(system)?;
         Ok(server)
     }
 
-    fn spawn(&mut self, endpoints: Vec<Endpoint>, reporter: &Sender<(ShardId, Stage)>) -> io::Result<()> {
+    fn spawn(
+        &mut self,
+        endpoints: Vec<Endpoint>,
+        reporter: &Sender<(ShardId, Stage)>,
+        gauges: &Arc<Gauges>,
+        store: Option<&StoreFacts>,
+    ) -> io::Result<()> {
         let key = HashKey::new(random()?);
-        let gauges = Arc::new(Gauges::default());
         let shards = endpoints.len();
         for (number, endpoint) in endpoints.into_iter().enumerate() {
             let id = ShardId(number as u16);
-            let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(&gauges));
+            let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
+            let (store, jobs): (_, Option<Jobs>) = (store.cloned(), self.store.as_ref().map(|store| store.jobs(id)));
             let work = move || {
-                let setup = ShardSetup { config, id, shards, key, seed, gauges, store: None };
+                let setup = ShardSetup { config, id, shards, key, seed, gauges, store };
                 let shard = Shard::new(setup, clock(started));
-                Reactor::new(shard, id, shards, MioIo::new(id, endpoint, mailers, reporter, started)).run()
+                Reactor::new(shard, id, shards, MioIo::new(id, endpoint, mailers, reporter, jobs, started)).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
         }
@@ -127,7 +144,7 @@ impl Server {
     }
 
     /// Leads all shards through the stages of stopping, each to the end before the next.
-    fn stop(self) -> Result<(), Error> {
+    fn stop(mut self) -> Result<(), Error> {
         let limits = &self.config.limits;
         self.lead(Stage::Notice, STAGE_MAX);
         std::thread::sleep(Duration::from_millis(limits.drain_delay_ms));
@@ -141,6 +158,10 @@ impl Server {
             self.await_all(Stage::Close, STAGE_MAX, &mut waiting);
         }
         self.lead(Stage::Settle, STAGE_MAX);
+        if let Some(store) = self.store.take() {
+            tracing::info!(stage = %"Store", "stopping");
+            store.stop();
+        }
         self.tell(|| Post::End);
         for thread in self.threads {
             if let Ok(Err(source)) = thread.join() {

@@ -166,6 +166,8 @@ impl<'a> Runner<'a> {
             .env("NODE_ENV", "production");
         if let Some(threads) = server.threads() {
             command.env("CHAT_LISTEN", "127.0.0.1").env("CHAT_THREADS", threads.to_string()).env("CHAT_RATES", "off");
+            // Nothing that the others keep either.
+            command.env("CHAT_STORE", "none");
         }
         command
     }

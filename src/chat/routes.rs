@@ -12,6 +12,7 @@ use super::http::Rest;
 use super::shard::Shard;
 use super::store::Actor;
 use crate::auth::Role;
+use crate::config::Store;
 use crate::wire::client::ErrorCode;
 use crate::wire::extensions::Terms;
 use crate::wire::http::{Framing, Head};
@@ -295,13 +296,24 @@ impl Shard {
     }
 
     fn health(&self, route: Route) -> Rest {
-        if route == Route::Ready && self.stage > Stage::Running {
-            let mut rest = Rest::json(503, br#"{"status":"draining"}"#.to_vec());
+        let ready = |body: &str| Rest::json(200, body.as_bytes().to_vec());
+        let unready = |body: &str| {
+            let mut rest = Rest::json(503, body.as_bytes().to_vec());
             rest.headers.push(("Retry-After", "1".to_owned()));
-            return rest;
+            rest
+        };
+        let has_store = self.config.store != Store::None;
+        let is_failing = has_store && self.gauges.is_store_failing();
+        match route {
+            Route::Ready if self.stage > Stage::Running => unready(r#"{"status":"draining"}"#),
+            Route::Ready if is_failing && self.config.ready_requires_store => {
+                unready(r#"{"status":"unready","store":"failing"}"#)
+            }
+            Route::Ready if is_failing => ready(r#"{"status":"ready","store":"failing"}"#),
+            Route::Ready if has_store => ready(r#"{"status":"ready","store":"ok"}"#),
+            Route::Ready => ready(r#"{"status":"ready"}"#),
+            _ => ready(r#"{"status":"alive"}"#),
         }
-        let status = if route == Route::Ready { r#"{"status":"ready"}"# } else { r#"{"status":"alive"}"# };
-        Rest::json(200, status.as_bytes().to_vec())
     }
 
     /// Who asks, and whether they may.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::Config;
+use super::{Config, Store};
 
 /// The program, its log queue and the allocator's slack.
 pub const BASE_BYTES: u64 = 32 << 20;
@@ -24,6 +24,11 @@ pub const ROOM_BYTES: u64 = 1024;
 pub const PENDING_JOIN_BYTES: u64 = 128;
 /// An idempotency entry or a revocation.
 pub const ENTRY_BYTES: u64 = 512;
+/// The page caches of the store: 16 MiB to write, 4 for each of two that read and for the one that writes the log back;
+/// and the stacks and prepared statements of their threads.
+pub const STORE_BASE_BYTES: u64 = 32 << 20;
+/// A read of the store that waits.
+pub const READ_BYTES: u64 = 256;
 /// A batch's place in a mailbox.
 pub const BATCH_BYTES: u64 = 64;
 /// The kernel doubles the send buffer that is asked of it (socket(7), `SO_SNDBUF`).
@@ -69,6 +74,12 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         threads * count(limits.mailbox_batches_max) * BATCH_BYTES,
         entries * ENTRY_BYTES,
     ];
+    let store = match config.store {
+        Store::None => 0,
+        Store::Memory | Store::File(_) => {
+            STORE_BASE_BYTES + count(limits.store_bytes_max) + count(limits.store_reads_max) * READ_BYTES
+        }
+    };
     // While a message is inflated or compressed, its buffers are as large as it is.
     let codec = CODEC_BYTES + count(limits.message_bytes_max) + 2 * count(limits.body_bytes_max);
     MemoryBound {
@@ -80,6 +91,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
             ("segment pool", count(limits.segment_pool_bytes)),
             ("direct pool", count(limits.direct_pool_bytes)),
             ("input pool", count(limits.input_pool_bytes)),
+            ("history pool", count(limits.history_pool_bytes)),
+            ("store, its queue and caches", store),
             ("compression", if config.deflate { threads * codec } else { 0 }),
             ("tables and mailboxes", tables.iter().sum()),
         ],

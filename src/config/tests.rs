@@ -347,3 +347,11 @@ fn the_bound_grows_with_what_it_counts() {
     assert_eq!(large.process_bytes() - small.process_bytes(), 1000 * slot);
     assert_eq!(small.kernel_bytes, 1000 * 131_072 * SEND_BUFFER_FACTOR);
 }
+
+#[test]
+fn the_bound_counts_a_store_only_if_there_is_one() {
+    let bound = |store| memory_bound(&load(&[("CHAT_STORE", store), ("CHAT_STORE_BYTES_MAX", "1073741824")]));
+    let (none, memory, file) = (bound("none"), bound("memory"), bound("data/chat.db"));
+    assert_eq!(memory, file);
+    assert_eq!(file.process_bytes() - none.process_bytes(), STORE_BASE_BYTES + (1 << 30) + 4_096 * READ_BYTES);
+}

@@ -11,6 +11,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::io::{Event, Io, Post};
+use super::jobs::Jobs;
 use super::mailbox::{Mailbox, Mailer, mailbox};
 use crate::allocator;
 use crate::chat::Now;
@@ -34,6 +35,7 @@ pub struct MioIo {
     mailbox: Mailbox<Post>,
     mailers: Vec<Mailer<Post>>,
     reports: Sender<(ShardId, Stage)>,
+    jobs: Option<Jobs>,
     started: Instant,
 }
 
@@ -59,17 +61,30 @@ impl Endpoint {
 }
 
 impl MioIo {
-    /// The world of shard `id`. `started` is where the tick clock begins, the same for all shards.
+    /// The world of shard `id`. `jobs` leads to the store, if there is one; `started` is where the tick clock begins, the
+    /// same for all shards.
     pub fn new(
         id: ShardId,
         endpoint: Endpoint,
         mailers: Vec<Mailer<Post>>,
         reports: Sender<(ShardId, Stage)>,
+        jobs: Option<Jobs>,
         started: Instant,
     ) -> Self {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
-        Self { id, poll, events, listener: Some(listener), sockets: Vec::new(), mailbox, mailers, reports, started }
+        Self {
+            id,
+            poll,
+            events,
+            listener: Some(listener),
+            sockets: Vec::new(),
+            mailbox,
+            mailers,
+            reports,
+            jobs,
+            started,
+        }
     }
 
     fn socket(&mut self, slot: u32) -> io::Result<&mut TcpStream> {
@@ -159,7 +174,10 @@ impl Io for MioIo {
     }
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
-        Err(job)
+        match &self.jobs {
+            Some(jobs) => jobs.submit(job),
+            None => Err(job),
+        }
     }
 
     fn trim(&mut self) {

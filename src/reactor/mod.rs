@@ -4,6 +4,7 @@
 //! brings another. Nothing here knows a room, a user or a message.
 
 pub mod io;
+pub mod jobs;
 pub mod mailbox;
 pub mod mio_io;
 pub mod turn;

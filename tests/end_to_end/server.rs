@@ -194,6 +194,8 @@ pub fn with_defaults(command: &mut Command, port: u16, env: &[(&str, &str)]) {
         .env("WS_PORT", port.to_string())
         .env("CHAT_THREADS", "4")
         .env("CHAT_RATES", "off")
+        // Who wants one names it; the default would lie in the working directory that all share.
+        .env("CHAT_STORE", "none")
         .envs(env.iter().copied());
 }
 

@@ -30,7 +30,6 @@ fn a_bad_value_or_key_is_named() {
         ("CHAT_THREADS", "-1"),
         ("CHAT_RATES", "maybe"),
         ("CHAT_LISTEN", "nowhere at all"),
-        ("CHAT_STORE", "/tmp/some.db"),
         ("CHAT_ORIGINS", "not an origin"),
         ("CHAT_ENFORCE_EXPIRY", "perhaps"),
         ("CHAT_MESSAGE_BYTES_MAX", "64k"),

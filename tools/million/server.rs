@@ -55,6 +55,7 @@ impl Server {
             ("CHAT_THREADS", threads.to_string()),
             ("CHAT_CONNECTIONS_MAX", connections.to_string()),
             ("CHAT_RATES", "off".to_owned()),
+            ("CHAT_STORE", "none".to_owned()),
             ("CHAT_HEARTBEAT_MS", "3600000".to_owned()),
             ("CHAT_HANDSHAKE_MS", "600000".to_owned()),
             ("CHAT_LOG", "warn".to_owned()),

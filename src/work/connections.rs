@@ -1,0 +1,245 @@
+//! The connections of the store's threads, and what each does on its own.
+//!
+//! Owns what an answer of SQLite means for the threads (try again, or take another connection), and when the log is too
+//! long. Must not know how threads wait for each other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, ErrorCode as Sqlite};
+
+use super::checkpointer::{LARGE_BYTES, Log, Written};
+use super::database::Database;
+use super::failure::Failure;
+use super::ledger::Ledger;
+use super::reader;
+use super::readers::Source;
+use super::retention::Retention;
+use super::writer::Core;
+use crate::chat::store::{Found, Lookup, StoreFacts, Verdict, Write};
+use crate::config::Limits;
+use crate::error::Error;
+
+/// How long the thread that writes waits for others when it writes the log back itself.
+const BOUND_MS_MAX: u64 = 20;
+/// Between two attempts at that: somebody who reads all along, a backup for instance, keeps the log as it is.
+const BOUND_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a connection otherwise waits, as [`Database`] sets it.
+const BUSY_MS_MAX: u64 = 5_000;
+
+/// The connection that writes.
+pub(crate) struct WriteConnection {
+    database: Arc<Database>,
+    limits: Limits,
+    /// `None` from when it failed until there is another.
+    ledger: Option<Ledger>,
+    retention: Retention,
+    written: Written,
+    log: Option<PathBuf>,
+    bounded: Option<Instant>,
+}
+
+impl WriteConnection {
+    /// The one connection of `database` that writes; `written` is told of what it commits.
+    pub fn open(database: &Arc<Database>, limits: &Limits, written: Written) -> Result<Self, Error> {
+        let ledger = open_ledger(database, limits).map_err(|error| refusal(database, &error))?;
+        let log = database.path().map(log_of);
+        let retention = Retention::new(limits);
+        let (database, limits) = (Arc::clone(database), limits.clone());
+        Ok(Self { database, limits, ledger: Some(ledger), retention, written, log, bounded: None })
+    }
+
+    /// Writes the log back, so that the next start finds none.
+    pub fn close(self) {
+        if self.log.is_some()
+            && let Some(ledger) = &self.ledger
+            && let Err(error) = write_log_back(ledger.connection(), "TRUNCATE")
+        {
+            tracing::warn!(%error, "the store's log could not be written back; the next start does it");
+        }
+    }
+
+    fn ledger(&mut self) -> Result<&mut Ledger, Failure> {
+        self.ledger.as_mut().ok_or_else(closed)
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.log.as_ref().and_then(|log| fs::metadata(log).ok()).map_or(0, |metadata| metadata.len())
+    }
+}
+
+impl Core for WriteConnection {
+    fn commit(&mut self, writes: &[Arc<Write>]) -> Result<Vec<Verdict>, Failure> {
+        let verdicts = self.ledger()?.commit(writes).map_err(|error| failure(&error))?;
+        self.written.note(self.log_bytes());
+        Ok(verdicts)
+    }
+
+    fn last_position(&mut self) -> Result<u64, Failure> {
+        self.ledger()?.last_position().map_err(|error| failure(&error))
+    }
+
+    fn probe(&mut self) -> Result<(), Failure> {
+        let connection = self.ledger()?.connection();
+        // Given the value that it has, the number is written all the same.
+        let probed = connection
+            .query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
+            .and_then(|version| connection.pragma_update(None, "user_version", version));
+        probed.map_err(|error| failure(&error))
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
+        if self.database.is_memory() {
+            return Ok(());
+        }
+        self.ledger = None;
+        self.ledger = Some(open_ledger(&self.database, &self.limits).map_err(|error| failure(&error))?);
+        Ok(())
+    }
+
+    fn trim(&mut self) -> Result<bool, Failure> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ledger = self.ledger.as_mut().ok_or_else(closed)?;
+        let has_more = ledger.trim(&mut self.retention, now.as_millis() as u64).map_err(|error| failure(&error))?;
+        if has_more {
+            self.written.note(self.log_bytes());
+        }
+        Ok(has_more)
+    }
+
+    fn bound_log(&mut self) {
+        let is_soon = self.bounded.is_some_and(|bounded| bounded.elapsed() < BOUND_INTERVAL);
+        if is_soon || self.log_bytes() <= self.limits.store_log_bytes_max {
+            return;
+        }
+        self.bounded = Some(Instant::now());
+        let Some(ledger) = &self.ledger else { return };
+        let connection = ledger.connection();
+        let patience = |ms| connection.busy_timeout(Duration::from_millis(ms));
+        let written_back = patience(BOUND_MS_MAX).and_then(|()| write_log_back(connection, "TRUNCATE"));
+        match patience(BUSY_MS_MAX).and(written_back) {
+            Ok(()) => {}
+            // What reads keeps it, and the disk says so to the next commit.
+            Err(error) => tracing::warn!(%error, bytes = self.log_bytes(), "the store's log stays long"),
+        }
+    }
+
+    fn find(&mut self, lookup: &Lookup) -> Found {
+        match &self.ledger {
+            Some(ledger) => reader::find_on(ledger.connection(), &self.database.facts(), lookup),
+            None => Found::Failed,
+        }
+    }
+}
+
+/// A connection that reads.
+pub(crate) struct ReadConnection {
+    database: Arc<Database>,
+    facts: StoreFacts,
+    connection: Connection,
+}
+
+impl ReadConnection {
+    /// One of the connections of `database` that read.
+    pub fn open(database: &Arc<Database>) -> Result<Self, Error> {
+        let connection = database.reader().map_err(|error| refusal(database, &error))?;
+        Ok(Self { database: Arc::clone(database), facts: database.facts(), connection })
+    }
+}
+
+impl Source for ReadConnection {
+    fn find(&mut self, lookup: &Lookup) -> Result<Found, Failure> {
+        reader::try_find_on(&self.connection, &self.facts, lookup).map_err(|error| failure(&error))
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
+        let connection = self.database.reader().map_err(|error| failure(&error))?;
+        // Opening alone reads nothing.
+        connection.query_row("SELECT epoch FROM store", [], |_| Ok(())).map_err(|error| failure(&error))?;
+        self.connection = connection;
+        Ok(())
+    }
+}
+
+/// The connection that writes the log back.
+pub(crate) struct LogConnection {
+    database: Arc<Database>,
+    /// `None` from when it failed until there is another.
+    connection: Option<Connection>,
+}
+
+impl LogConnection {
+    /// The one connection of `database` that writes the log back besides.
+    pub fn open(database: &Arc<Database>) -> Result<Self, Error> {
+        let connection = database.checkpointer().map_err(|error| refusal(database, &error))?;
+        Ok(Self { database: Arc::clone(database), connection: Some(connection) })
+    }
+}
+
+impl Log for LogConnection {
+    fn checkpoint(&mut self) -> Result<(), Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.database.checkpointer().map_err(|error| failure(&error))?,
+        };
+        let written_back = write_log_back(&connection, "PASSIVE").map_err(|error| failure(&error));
+        if !matches!(&written_back, Err(failure) if failure.is_of_connection) {
+            self.connection = Some(connection);
+        }
+        written_back
+    }
+}
+
+fn open_ledger(database: &Database, limits: &Limits) -> rusqlite::Result<Ledger> {
+    let connection = database.writer()?;
+    if !database.is_memory() {
+        // So the file becomes short again behind each round through the log, and its length says how long the log is.
+        connection.pragma_update(None, "journal_size_limit", LARGE_BYTES as i64)?;
+    }
+    Ok(Ledger::new(connection, limits))
+}
+
+/// Writes the log back in one of SQLite's modes. That somebody kept it from being finished is an error only of those modes
+/// that wait.
+fn write_log_back(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+    let is_busy: bool = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0))?;
+    if is_busy && mode != "PASSIVE" {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        return Err(rusqlite::Error::SqliteFailure(busy, Some("somebody reads it".to_owned())));
+    }
+    Ok(())
+}
+
+/// The log beside a database file.
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+fn closed() -> Failure {
+    Failure { reason: "the database could not be opened again".to_owned(), is_of_connection: true }
+}
+
+/// What an answer of SQLite means for a thread.
+fn failure(error: &rusqlite::Error) -> Failure {
+    let is_of_connection = matches!(
+        error.sqlite_error_code(),
+        Some(
+            Sqlite::SystemIoFailure
+                | Sqlite::DatabaseCorrupt
+                | Sqlite::NotADatabase
+                | Sqlite::CannotOpen
+                | Sqlite::ReadOnly
+                | Sqlite::FileLockingProtocolFailed
+        )
+    );
+    Failure { reason: error.to_string(), is_of_connection }
+}
+
+fn refusal(database: &Database, error: &rusqlite::Error) -> Error {
+    let path = database.path().unwrap_or(Path::new(":memory:")).to_owned();
+    Error::Store { path, reason: format!("cannot be opened once more: {error}") }
+}

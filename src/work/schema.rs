@@ -1,0 +1,167 @@
+//! The tables of the store and how they came to be.
+//!
+//! Owns the schema, its versions and the steps between them. A database has the number of the last step taken in
+//! `user_version`; the steps that are missing are taken in one transaction.
+//!
+//! What the tables mean:
+//!
+//! - `store` has one row. `batch` counts the transactions of the [`Ledger`](super::ledger::Ledger), which so finds out
+//!   what became of one whose commit failed. `trimmed_position` is the highest position of an event that is gone.
+//! - `room`: a name's number, and how far the room has come. The events of a room that are kept have `first_seq <= seq
+//!   <= last_seq` without a hole. `messages` counts those there ever were, `messages_trimmed` those that are gone.
+//! - `removed_room`: numbers without a name, whose rows in other tables count as gone. Removing a room gives its name a
+//!   new number, which is higher than all; a number is never given twice.
+//! - `event`: what is sent, in the order of commits. `message_id` is the message that it is or is about; `sender` who
+//!   wrote it or reacted; `current` the message as it is after edits, as long as it was edited.
+//! - `idempotency`: the keys of requests, in the order in which they are forgotten.
+//! - `reaction`: those that stand, each with the `seq` of its event, with which it goes.
+//! - `reader`: who took part in a room, and how far they have read, 0 for not at all; `ordinal` is how many messages
+//!   the room had then.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::chat::store::StoreFacts;
+
+/// The version of the schema that this server writes.
+pub(super) const VERSION: i64 = STEPS.len() as i64;
+
+/// Marks a database as one of this server: `SzCh`.
+const APPLICATION_ID: i64 = 0x537a_4368;
+
+/// What leads from each version to the next.
+const STEPS: [&str; 1] = [FIRST];
+
+const FIRST: &str = "
+CREATE TABLE store (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch TEXT NOT NULL,
+    digest_key BLOB NOT NULL,
+    batch INTEGER NOT NULL,
+    last_position INTEGER NOT NULL,
+    trimmed_position INTEGER NOT NULL
+) STRICT;
+CREATE TABLE room (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    messages INTEGER NOT NULL,
+    messages_trimmed INTEGER NOT NULL,
+    last_position INTEGER NOT NULL
+) STRICT;
+CREATE TABLE removed_room (number INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE event (
+    position INTEGER PRIMARY KEY,
+    room INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    is_message INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    is_deleted INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    id_numeric INTEGER NOT NULL,
+    sender TEXT,
+    emoji TEXT,
+    digest BLOB,
+    body BLOB NOT NULL,
+    current BLOB
+) STRICT;
+CREATE UNIQUE INDEX event_by_seq ON event (room, is_message, seq);
+CREATE UNIQUE INDEX event_by_message ON event (room, message_id) WHERE is_message = 1;
+CREATE INDEX event_by_update ON event (room, message_id) WHERE kind = 2;
+CREATE TABLE idempotency (
+    number INTEGER PRIMARY KEY,
+    room INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    UNIQUE (room, key)
+) STRICT;
+CREATE TABLE reaction (
+    room INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    emoji TEXT NOT NULL,
+    user TEXT NOT NULL,
+    user_numeric INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (room, message_id, emoji, user)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE reader (
+    user TEXT NOT NULL,
+    room INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    PRIMARY KEY (user, room)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX reader_by_room ON reader (room);
+";
+
+/// The version of a database; 0 if it has no tables of ours.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Whether the database is one of this server, or empty.
+pub(super) fn is_ours(connection: &Connection, version: i64) -> rusqlite::Result<bool> {
+    let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    if application == APPLICATION_ID {
+        return Ok(true);
+    }
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok(application == 0 && version == 0 && tables == 0)
+}
+
+/// Takes the steps that are missing. A new database gets its epoch and its key.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    migrate_by(connection, &STEPS)
+}
+
+fn migrate_by(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version = version(&transaction)?;
+    let taken = usize::try_from(version).unwrap_or_default();
+    for step in steps.iter().skip(taken) {
+        transaction.execute_batch(step)?;
+    }
+    if taken < steps.len() {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", steps.len() as i64)?;
+    }
+    if taken == 0 {
+        let (epoch, key) = (epoch()?, random::<16>()?);
+        transaction.execute("INSERT INTO store VALUES (1, ?1, ?2, 0, 0, 0)", (&*epoch, &key[..]))?;
+    }
+    transaction.commit()
+}
+
+/// What is fixed as long as the database is.
+pub(super) fn facts(connection: &Connection) -> rusqlite::Result<StoreFacts> {
+    connection.query_row("SELECT epoch, digest_key FROM store", [], |row| {
+        let key: [u8; 16] = row.get(1)?;
+        let key = u128::from_le_bytes(key);
+        let epoch: String = row.get(0)?;
+        Ok(StoreFacts { epoch: epoch.into(), digest_key: (key as u64, (key >> 64) as u64) })
+    })
+}
+
+/// Gives a copy of a database another epoch, so that nobody takes its positions for those of the original.
+///
+/// # Errors
+/// Those of SQLite; then it has the old one.
+pub fn renew_epoch(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE store SET epoch = ?1", [&*epoch()?])?;
+    Ok(())
+}
+
+/// 16 hexadecimal digits.
+fn epoch() -> rusqlite::Result<Box<str>> {
+    Ok(format!("{:016x}", u64::from_le_bytes(random()?)).into())
+}
+
+fn random<const N: usize>() -> rusqlite::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let filled = getrandom::fill(&mut bytes);
+    filled.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    Ok(bytes)
+}

@@ -1,0 +1,153 @@
+//! `export` and `import`: the store as lines of JSON.
+//!
+//! Owns the form. First come all events that are kept, in the order of their commits and as they were sent, but for
+//! messages, which are as they are now; then `read_mark` lines, how far users have read; then a `room_position` line for
+//! each room of which nothing is kept but how far it had come. An export reads one state of the store, also while a
+//! server writes it; an import needs it alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, Row};
+
+use super::database::Database;
+use super::import::{Imported, import};
+use crate::config::{Config, Store};
+use crate::error::Error;
+use crate::wire::value::put_json_string;
+
+const EVENTS: &str = "SELECT coalesce(e.current, e.body) FROM event e JOIN room r ON r.number = e.room \
+                      WHERE e.seq >= r.first_seq ORDER BY e.position";
+const MARKS: &str = "SELECT r.name, m.user, m.seq FROM reader m JOIN room r ON r.number = m.room \
+                     WHERE m.seq > 0 ORDER BY r.number, m.user";
+const POSITIONS: &str = "SELECT name, last_seq FROM room WHERE first_seq > last_seq AND last_seq > 0 ORDER BY number";
+
+/// Lines that were written.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Exported {
+    /// Events.
+    pub events: u64,
+    /// Marks of what users have read, and positions of empty rooms.
+    pub others: u64,
+}
+
+/// Writes the store to a new file, or to standard output.
+///
+/// # Errors
+/// There is no store in a file, it cannot be read, or `target` exists or cannot be written.
+pub fn export_to(config: &Config, target: Option<&Path>) -> Result<Exported, Error> {
+    let store = store_file(config)?;
+    let mut connection = Database::open_beside(store)?;
+    let Some(target) = target else {
+        return export(&mut connection, store, BufWriter::new(io::stdout().lock()), Path::new("standard output"));
+    };
+    let file = private().create_new(true).open(target).map_err(|error| unusable(target, &error))?;
+    let exported = export(&mut connection, store, BufWriter::new(&file), target);
+    match exported {
+        Ok(exported) => file.sync_all().map(|()| exported).map_err(|error| unusable(target, &error)),
+        Err(error) => {
+            // Half an export is worse than none.
+            let _ = std::fs::remove_file(target);
+            Err(error)
+        }
+    }
+}
+
+/// Reads a file, or standard input if it is `-`, into the store.
+///
+/// # Errors
+/// There is no store in a file, a server uses it, or a line cannot be kept: what is before its batch is.
+pub fn import_from(config: &Config, source: &Path) -> Result<Imported, Error> {
+    let lines: Box<dyn BufRead> = match source.to_str() {
+        Some("-") => Box::new(io::stdin().lock()),
+        _ => Box::new(BufReader::new(File::open(source).map_err(|error| unusable(source, &error))?)),
+    };
+    store_file(config)?;
+    let database = Database::open(&config.store)?;
+    let path = database.path().unwrap_or(Path::new("")).to_owned();
+    let mut connection = database.writer().map_err(|error| unreadable(&path, &error))?;
+    // Nobody else is here to write the log back.
+    let limited = connection.pragma_update(None, "wal_autocheckpoint", 4_000);
+    limited.map_err(|error| unreadable(&path, &error))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    import(&mut connection, lines, source, database.facts().digest_key, now.as_millis() as u64)
+}
+
+/// The file of the store that is configured.
+pub(super) fn store_file(config: &Config) -> Result<&PathBuf, Error> {
+    match &config.store {
+        Store::File(path) => Ok(path),
+        Store::None | Store::Memory => Err(Error::Argument {
+            reason: "CHAT_STORE names no file: give the path of the store's database".to_owned(),
+        }),
+    }
+}
+
+fn export(connection: &mut Connection, store: &Path, mut out: impl Write, name: &Path) -> Result<Exported, Error> {
+    let read = |error: rusqlite::Error| unreadable(store, &error);
+    let transaction = connection.transaction().map_err(read)?;
+    let mut exported = Exported::default();
+    let mut write = |line: &[u8]| {
+        let written = out.write_all(line).and_then(|()| out.write_all(b"\n"));
+        written.map_err(|error| unusable(name, &error))
+    };
+    {
+        let mut events = transaction.prepare(EVENTS).map_err(read)?;
+        let mut rows = events.query([]).map_err(read)?;
+        while let Some(row) = rows.next().map_err(read)? {
+            write(row.get_ref(0).map_err(rusqlite::Error::from).and_then(blob).map_err(read)?)?;
+            exported.events += 1;
+        }
+    }
+    for (sql, has_user) in [(MARKS, true), (POSITIONS, false)] {
+        let mut lines = transaction.prepare(sql).map_err(read)?;
+        let lines = lines.query_map([], |row| mark(row, has_user)).map_err(read)?;
+        for line in lines {
+            write(&line.map_err(read)?)?;
+            exported.others += 1;
+        }
+    }
+    out.flush().map_err(|error| unusable(name, &error))?;
+    Ok(exported)
+}
+
+/// A line that is no event.
+fn mark(row: &Row<'_>, has_user: bool) -> rusqlite::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    line.extend_from_slice(if has_user { b"{\"type\":\"read_mark\"" } else { b"{\"type\":\"room_position\"" });
+    line.extend_from_slice(b",\"roomId\":");
+    put_json_string(&mut line, &row.get::<_, String>(0)?);
+    if has_user {
+        line.extend_from_slice(b",\"userId\":");
+        put_json_string(&mut line, &row.get::<_, String>(1)?);
+    }
+    let seq: u64 = row.get(if has_user { 2 } else { 1 })?;
+    line.extend_from_slice(format!(",\"seq\":{seq}}}").as_bytes());
+    Ok(line)
+}
+
+fn blob(value: rusqlite::types::ValueRef<'_>) -> rusqlite::Result<&[u8]> {
+    value.as_blob().map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, value.data_type(), Box::new(error)))
+}
+
+#[cfg(unix)]
+pub(super) fn private() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+pub(super) fn unusable(path: &Path, error: &io::Error) -> Error {
+    let reason = match error.kind() {
+        io::ErrorKind::AlreadyExists => "exists already: name another file, or move it away".to_owned(),
+        _ => format!("cannot be used: {error}"),
+    };
+    Error::File { path: path.to_owned(), reason }
+}
+
+pub(super) fn unreadable(store: &Path, error: &rusqlite::Error) -> Error {
+    Error::Store { path: store.to_owned(), reason: format!("cannot be used: {error}") }
+}
