@@ -9,3 +9,14 @@ pub mod ledger;
 pub mod reader;
 pub mod retention;
 pub mod schema;
+
+#[cfg(test)]
+mod database_tests;
+#[cfg(test)]
+mod ledger_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod reader_tests;
+#[cfg(test)]
+mod retention_tests;
