@@ -21,8 +21,8 @@ use crate::wire::value::put_json_string;
 const EVENTS: &str = "SELECT coalesce(e.current, e.body) FROM event e JOIN room r ON r.number = e.room \
                       WHERE e.seq >= r.first_seq ORDER BY e.position";
 const MARKS: &str = "SELECT r.name, m.user, m.seq FROM reader m JOIN room r ON r.number = m.room \
-                     WHERE m.seq > 0 ORDER BY r.number, m.user";
-const POSITIONS: &str = "SELECT name, last_seq FROM room WHERE first_seq > last_seq AND last_seq > 0 ORDER BY number";
+                     WHERE m.seq > 0 ORDER BY r.name, m.user";
+const POSITIONS: &str = "SELECT name, last_seq FROM room WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
 
 /// Lines that were written.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
