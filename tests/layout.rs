@@ -156,7 +156,8 @@ fn an_idle_connection_keeps_its_budget_also_after_all_have_changed() {
 fn an_idle_room_keeps_its_bound() {
     let weigh = |rooms: usize| {
         let mut slots = Vec::with_capacity(1000);
-        let mut world = DrivenShard::new();
+        // What rooms remember is bounded for all of them together.
+        let mut world = DrivenShard::with(|limits| limits.history_pool_bytes = 65_536);
         world.populate(0, 1000, rooms, &mut slots);
         // Each room has had a busy turn.
         for (room, &slot) in slots.iter().enumerate().take(rooms) {

@@ -32,6 +32,9 @@ impl Shard {
     /// The server leads on to the next stage.
     pub fn handle_stage(&mut self, stage: Stage) {
         self.stage = stage;
+        if stage == Stage::Quiesce {
+            self.end_all_feed_waits();
+        }
         if stage == Stage::Close {
             self.spread_closes();
         }

@@ -104,6 +104,8 @@ pub enum ReplyTo {
     Nobody,
     /// A WebSocket request with this `ref`, as written; and the room that it is about.
     Reference(Box<str>, RoomName),
+    /// A WebSocket request about this room without a `ref`: the answer is told if it is a refusal.
+    Refusal(RoomName),
     /// The REST request with this number.
     Rest(u32),
     /// Part `.1` of the REST request `.0`.
@@ -167,6 +169,8 @@ pub enum RoomAsk {
     Refresh,
     /// Who is there.
     Online,
+    /// How far it has come.
+    Position,
     /// Nothing but to be answered behind what was asked before.
     Fence,
 }
@@ -268,6 +272,13 @@ pub enum Answer {
         seq: Option<u64>,
         /// When, in milliseconds since the epoch.
         timestamp_ms: u64,
+    },
+    /// How far a room has come.
+    Position {
+        /// What its sequence belongs to.
+        epoch: Box<str>,
+        /// The last `seq` given.
+        last_seq: u64,
     },
     /// What the store has found.
     Found(Found),

@@ -267,7 +267,7 @@ impl Shard {
                 self.desk.note_found();
                 self.handle_reply(Reply { origin, answer: Answer::Found(found) });
             }
-            Done::FeedMoved => {}
+            Done::FeedMoved => self.handle_feed_moved(),
         }
     }
 
@@ -279,7 +279,7 @@ impl Shard {
                 self.handle_done(Done::Written(vec![refused; writes.len()]));
             }
             Job::Read(asker, _) => self.handle_done(Done::Found(asker, Found::Failed)),
-            Job::WatchFeed(_) => {}
+            Job::WatchFeed(_) => self.handle_feed_unwatched(),
         }
     }
 
@@ -400,11 +400,8 @@ impl Shard {
             _ if !is_current && !planted::is(Bug::LateAnswer) => {}
             ReplyTo::Nobody => {}
             ReplyTo::Admission => self.finish_admission(slot, answer),
-            ReplyTo::Reference(reference, room) => {
-                if self.connections[slot].is_open() {
-                    self.answer_reference(slot, &reference, &room, &answer);
-                }
-            }
+            ReplyTo::Reference(reference, room) => self.answer_request(slot, Some(&reference), &room, &answer),
+            ReplyTo::Refusal(room) => self.answer_request(slot, None, &room, &answer),
             ReplyTo::Refresh(room) => self.finish_refresh(slot, &room, answer),
             ReplyTo::Rest(number) => self.answer_http(slot, number, None, answer),
             ReplyTo::RestPart(number, part) => self.answer_http(slot, number, Some(part), answer),

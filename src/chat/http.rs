@@ -314,6 +314,39 @@ impl Shard {
         self.http_flush(slot);
     }
 
+    /// The answer to that request, while it is gathered.
+    pub(super) fn gathering(&mut self, slot: u32, number: u32) -> Option<&mut Gather> {
+        let http = self.connections[slot].extra.as_mut()?.http.as_mut()?;
+        let at = number.wrapping_sub(http.first) as usize;
+        match &mut http.ring.get_mut(at)?.state {
+            State::Gathering(gather) => Some(gather),
+            State::Ready(_) | State::Waiting => None,
+        }
+    }
+
+    /// Looks at all answers of a connection that are gathered.
+    pub(super) fn each_gathering(&self, slot: u32, mut look: impl FnMut(&Gather)) {
+        let Some(http) = self.connections[slot].extra.as_ref().and_then(|extra| extra.http.as_ref()) else { return };
+        for pending in &http.ring {
+            if let State::Gathering(gather) = &pending.state {
+                look(gather);
+            }
+        }
+    }
+
+    /// Ends the gathering of those answers for which `finish` has one.
+    pub(super) fn finish_gathering(&mut self, slot: u32, mut finish: impl FnMut(&mut Gather) -> Option<Rest>) {
+        let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };
+        for pending in &mut http.ring {
+            let State::Gathering(gather) = &mut pending.state else { continue };
+            if let Some(rest) = finish(gather) {
+                pending.state = State::Ready(self.write_rest(&pending.manner, &rest));
+            }
+        }
+        self.connections[slot].extra_mut().http = Some(http);
+        self.http_flush(slot);
+    }
+
     /// Sends everything that is ready at the front of the ring, and reads on if that made room.
     fn http_flush(&mut self, slot: u32) {
         let now_ms = self.now.tick_ms;
@@ -346,7 +379,7 @@ impl Shard {
     }
 
     /// Makes the timer fire no later than that; a later deadline is found when it has fired.
-    fn arm_http(&mut self, slot: u32, due_ms: u64) {
+    pub(super) fn arm_http(&mut self, slot: u32, due_ms: u64) {
         if self.wheel.due_ms(slot).is_none_or(|armed_ms| armed_ms > due_ms) {
             self.wheel.set(slot, due_ms);
         }
@@ -372,14 +405,18 @@ impl Shard {
     /// An HTTP connection's time is over: 408 for a request that has begun, nothing for one that only idles.
     pub(super) fn http_deadline(&mut self, slot: u32) {
         let now_ms = self.now.tick_ms;
+        let wait_ms = self.end_feed_waits(slot);
         let conn = &mut self.connections[slot];
+        if conn.phase != Phase::Http {
+            return;
+        }
         let Some(extra) = &mut conn.extra else { return self.kill(slot) };
         let Some(http) = &mut extra.http else { return self.kill(slot) };
         if !http.ring.is_empty() {
             http.deadline_ms = http.deadline_ms.max(now_ms + 1000);
         }
         if http.deadline_ms > now_ms {
-            let due_ms = http.deadline_ms;
+            let due_ms = http.deadline_ms.min(wait_ms.unwrap_or(u64::MAX));
             return self.wheel.set(slot, due_ms);
         }
         if extra.tail.is_empty() {

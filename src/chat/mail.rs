@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::envelope::{Batch, Envelope, Origin, Reply, Request};
+use super::envelope::{Answer, Batch, Envelope, Reply, ReplyTo, Request};
 use super::ids::ShardId;
 use crate::planted::{self, Bug};
 
@@ -77,7 +77,12 @@ impl Mail {
             self.targets[target.index()].credits_back += 1;
         }
         // A reply that nobody waits for is only the credit.
-        if !matches!(reply.origin, Origin { to: super::envelope::ReplyTo::Nobody, .. }) {
+        let is_awaited = match reply.origin.to {
+            ReplyTo::Nobody => false,
+            ReplyTo::Refusal(_) => matches!(reply.answer, Answer::Refused(_)),
+            _ => true,
+        };
+        if is_awaited {
             self.post(target, Envelope::Reply(reply));
         }
     }

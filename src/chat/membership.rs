@@ -123,9 +123,10 @@ impl Shard {
         room: &RoomName,
         request: RoomRequest,
     ) -> Result<(), RoomRequest> {
-        let to = match &request.reference {
-            Some(reference) => ReplyTo::Reference(reference.clone(), room.clone()),
-            None => ReplyTo::Nobody,
+        let to = match (&request.reference, &request.action) {
+            (Some(reference), _) => ReplyTo::Reference(reference.clone(), room.clone()),
+            (None, RoomAction::Change(_)) => ReplyTo::Refusal(room.clone()),
+            (None, _) => ReplyTo::Nobody,
         };
         let ask = match request.action {
             RoomAction::Typing(start) => RoomAsk::Typing { user: user.clone(), start },

@@ -169,6 +169,7 @@ impl Room {
             RoomAsk::Ephemeral(prefix) => Due::Answer(self.relay(cx, &prefix)),
             RoomAsk::Refresh => Due::Online,
             RoomAsk::Fence => Due::Answer(Answer::Done),
+            RoomAsk::Position => Due::Answer(Answer::Position { epoch: self.epoch.clone(), last_seq: self.last_seq }),
             RoomAsk::Online => {
                 let users = self.presence.iter().take(USERS_LISTED_MAX).cloned().collect();
                 Due::Answer(Answer::Users(users, self.presence.users()))

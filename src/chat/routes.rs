@@ -10,12 +10,14 @@ use super::connection::{Flag, Phase};
 use super::drain::Stage;
 use super::http::Rest;
 use super::shard::Shard;
+use super::store::Actor;
 use crate::auth::Role;
 use crate::config::Store;
 use crate::wire::client::ErrorCode;
 use crate::wire::extensions::Terms;
 use crate::wire::http::{Framing, Head};
 use crate::wire::masking::mask_token;
+use crate::wire::message::Author;
 use crate::wire::response::put_switching_protocols;
 use crate::wire::target::{Target, parse_target};
 use crate::wire::upgrade::{Upgrade, upgrade};
@@ -58,8 +60,34 @@ pub enum Handled {
 pub enum Caller {
     /// The ERP's backend, or another holder of the API key.
     Service,
+    /// A user who may edit and delete the messages of others.
+    Moderator(Id),
     /// A user.
     User(Id),
+}
+
+impl Caller {
+    /// The user who asks, if it is one.
+    pub fn user(&self) -> Option<&Id> {
+        match self {
+            Self::Service => None,
+            Self::Moderator(user) | Self::User(user) => Some(user),
+        }
+    }
+
+    /// The same as one who changes something durable.
+    pub fn actor(&self) -> Actor {
+        match self {
+            Self::Service => Actor::Service,
+            Self::Moderator(user) => Actor::Moderator(user.clone()),
+            Self::User(user) => Actor::User(user.clone()),
+        }
+    }
+
+    /// The same as one who writes a message.
+    pub fn author(&self) -> Author<'_> {
+        self.user().map_or(Author::Service, Author::User)
+    }
 }
 
 /// One request, taken apart.
@@ -68,6 +96,8 @@ pub struct Call<'a> {
     pub slot: u32,
     /// The number of the request on it.
     pub number: u32,
+    /// The method, with GET for HEAD.
+    pub method: &'a str,
     /// The target with its query.
     pub target: Target<'a>,
     /// Who asks.
@@ -85,13 +115,20 @@ enum Route {
     Ready,
     RoomMessages,
     Messages,
+    Message,
+    Reaction,
     Online,
     RoomEvents,
+    ReadState,
+    Room,
     Rooms,
     Broadcast,
     User,
+    UserRooms,
     UserEvents,
     Disconnect,
+    Erase,
+    Feed,
 }
 
 impl Route {
@@ -103,13 +140,20 @@ impl Route {
             ["readyz"] => Self::Ready,
             ["api", "chat", "rooms", _, "messages"] => Self::RoomMessages,
             ["api", "chat", "messages"] => Self::Messages,
+            ["api", "chat", "rooms", _, "messages", id] if !id.is_empty() => Self::Message,
+            ["api", "chat", "rooms", _, "messages", _, "reactions", emoji] if !emoji.is_empty() => Self::Reaction,
             ["api", "chat", "rooms", _, "online"] => Self::Online,
             ["api", "chat", "rooms", _, "events"] => Self::RoomEvents,
+            ["api", "chat", "rooms", _, "read", user] if !user.is_empty() => Self::ReadState,
+            ["api", "chat", "rooms", room] if !room.is_empty() => Self::Room,
             ["api", "chat", "rooms"] => Self::Rooms,
             ["api", "chat", "broadcast"] => Self::Broadcast,
             ["api", "chat", "users", _] => Self::User,
+            ["api", "chat", "users", _, "rooms"] => Self::UserRooms,
             ["api", "chat", "users", _, "events"] => Self::UserEvents,
             ["api", "chat", "users", _, "disconnect"] => Self::Disconnect,
+            ["api", "chat", "users", _, "erase"] => Self::Erase,
+            ["api", "chat", "events"] => Self::Feed,
             _ => return None,
         })
     }
@@ -117,8 +161,14 @@ impl Route {
     /// The methods, as the header `Allow` names them.
     fn allow(self) -> &'static str {
         match self {
-            Self::Socket | Self::Health | Self::Ready | Self::Online | Self::Rooms | Self::User => "GET, HEAD, OPTIONS",
-            _ => "POST, OPTIONS",
+            Self::Socket | Self::Health | Self::Ready => "GET, HEAD, OPTIONS",
+            Self::Online | Self::Rooms | Self::User | Self::UserRooms | Self::Feed => "GET, HEAD, OPTIONS",
+            Self::RoomMessages | Self::Messages => "GET, HEAD, POST, OPTIONS",
+            Self::Message => "PATCH, DELETE, OPTIONS",
+            Self::Reaction => "PUT, DELETE, OPTIONS",
+            Self::ReadState => "GET, HEAD, PUT, OPTIONS",
+            Self::Room => "DELETE, OPTIONS",
+            Self::RoomEvents | Self::Broadcast | Self::UserEvents | Self::Disconnect | Self::Erase => "POST, OPTIONS",
         }
     }
 
@@ -131,11 +181,26 @@ impl Route {
     }
 
     fn is_for_users(self) -> bool {
-        matches!(self, Self::RoomMessages | Self::Messages | Self::Online)
+        use Route::{Message, Messages, Online, Reaction, ReadState, RoomMessages};
+        matches!(self, RoomMessages | Messages | Message | Reaction | Online | ReadState)
     }
 
-    fn needs_body(self) -> bool {
-        self.allow().starts_with("POST") && self != Self::Disconnect
+    fn needs_body(self, method: &str) -> bool {
+        match method {
+            "POST" => !matches!(self, Self::Disconnect | Self::Erase),
+            "PATCH" => true,
+            "PUT" => self == Self::ReadState,
+            _ => false,
+        }
+    }
+
+    /// The user for whom the call asks to act, in whichever way it says so.
+    fn named_user<'a>(self, target: &Target<'a>) -> Option<Cow<'a, str>> {
+        match self {
+            Self::ReadState => target.segments.get(5).cloned(),
+            Self::Message | Self::Reaction => target.query("userId"),
+            _ => None,
+        }
     }
 }
 
@@ -156,7 +221,7 @@ impl Shard {
         };
         let Some(route) = Route::of(&target.segments) else {
             if head.method == "OPTIONS" && head.target == "*" {
-                return Handled::Now(options("GET, HEAD, POST, OPTIONS"));
+                return Handled::Now(options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
             }
             return error(404, ErrorCode::NotFound, "there is nothing at this path");
         };
@@ -176,7 +241,7 @@ impl Shard {
         if route.is_open() {
             return Handled::Now(self.health(route));
         }
-        let caller = match self.caller(head, route) {
+        let caller = match self.caller(head, route, &target) {
             Ok(caller) => caller,
             Err(rest) => return Handled::Now(rest),
         };
@@ -185,33 +250,46 @@ impl Shard {
             Err(rest) => return Handled::Now(rest),
         };
         let idempotency_key = head.header("idempotency-key").map(|key| str::from_utf8(key).unwrap_or_default());
-        self.dispatch(route, Call { slot, number, target, caller, body, idempotency_key })
+        let method = if head.method == "HEAD" { "GET" } else { head.method };
+        self.dispatch(route, &Call { slot, number, method, target, caller, body, idempotency_key })
     }
 
-    fn dispatch(&mut self, route: Route, call: Call<'_>) -> Handled {
-        match route {
-            Route::RoomMessages => {
+    fn dispatch(&mut self, route: Route, call: &Call<'_>) -> Handled {
+        match (route, call.method) {
+            (Route::RoomMessages, method) => {
                 let room = call.target.segments.get(3).cloned().unwrap_or_default();
-                self.post_message(&call, &room)
+                if method == "GET" { self.list_messages(call, &room) } else { self.post_message(call, &room) }
             }
-            Route::Messages => match call.target.query("roomId") {
-                Some(room) => self.post_message(&call, &room),
+            (Route::Messages, method) => match call.target.query("roomId") {
+                Some(room) if method == "GET" => self.list_messages(call, &room),
+                Some(room) => self.post_message(call, &room),
                 None => error(422, ErrorCode::InvalidMessage, "the query needs roomId"),
             },
-            Route::Online => self.list_online(&call),
-            Route::RoomEvents => self.post_room_event(&call),
-            Route::Rooms => self.list_all_rooms(&call),
-            Route::Broadcast => self.post_broadcast(&call),
-            Route::User => self.describe_user(&call),
-            Route::UserEvents => self.post_user_event(&call),
-            Route::Disconnect => self.post_disconnect(&call),
-            Route::Socket | Route::Health | Route::Ready => error(404, ErrorCode::NotFound, "there is nothing here"),
+            (Route::Message, "PATCH") => self.edit_message(call),
+            (Route::Message, _) => self.delete_message(call),
+            (Route::Reaction, method) => self.react(call, method == "PUT"),
+            (Route::Online, _) => self.list_online(call),
+            (Route::RoomEvents, _) => self.post_room_event(call),
+            (Route::ReadState, "GET") => self.read_state(call),
+            (Route::ReadState, _) => self.mark_read(call),
+            (Route::Room, _) => self.remove_room(call),
+            (Route::Rooms, _) => self.list_all_rooms(call),
+            (Route::Broadcast, _) => self.post_broadcast(call),
+            (Route::User, _) => self.describe_user(call),
+            (Route::UserRooms, _) => self.list_rooms_of_user(call),
+            (Route::UserEvents, _) => self.post_user_event(call),
+            (Route::Disconnect, _) => self.post_disconnect(call),
+            (Route::Erase, _) => self.erase_user(call),
+            (Route::Feed, _) => self.read_feed(call),
+            (Route::Socket | Route::Health | Route::Ready, _) => {
+                error(404, ErrorCode::NotFound, "there is nothing here")
+            }
         }
     }
 
     /// What is asked last of all of a call: whether there is room for it now.
     pub(super) fn turn_away(&mut self, call: &Call<'_>) -> Option<Handled> {
-        if matches!(call.caller, Caller::User(_)) && self.charge(call.slot, 1).is_err() {
+        if call.caller.user().is_some() && self.charge(call.slot, 1).is_err() {
             return Some(error(429, ErrorCode::RateLimited, "too many requests, slow down"));
         }
         self.is_quiescing().then(|| error(503, ErrorCode::Unavailable, "the server is stopping"))
@@ -239,7 +317,7 @@ impl Shard {
     }
 
     /// Who asks, and whether they may.
-    fn caller(&self, head: &Head<'_>, route: Route) -> Result<Caller, Rest> {
+    fn caller(&self, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
         let refuse = |text: &str| {
             let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
             rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
@@ -253,11 +331,16 @@ impl Shard {
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
         };
         let Some(identity) = self.verify(token) else { return Err(refuse("the token does not verify")) };
-        match (identity.role, identity.user) {
-            (Role::Service, _) => Ok(Caller::Service),
-            (_, Some(user)) if route.is_for_users() => Ok(Caller::User(user)),
-            _ => Err(Rest::error(403, ErrorCode::Forbidden, "this call is for services")),
+        let forbid = |text: &str| Err(Rest::error(403, ErrorCode::Forbidden, text));
+        let user = match (identity.role, identity.user) {
+            (Role::Service, _) => return Ok(Caller::Service),
+            (_, Some(user)) if route.is_for_users() => user,
+            _ => return forbid("this call is for services"),
+        };
+        if route.named_user(target).is_some_and(|named| named != user.text()) {
+            return forbid("a user may do this only as oneself");
         }
+        Ok(if identity.role == Role::Moderator { Caller::Moderator(user) } else { Caller::User(user) })
     }
 
     /// Whether the connection may become a WebSocket; `open` makes it one.
@@ -348,7 +431,7 @@ fn bearer<'b>(head: &Head<'b>) -> Option<&'b str> {
 fn check_body<'a>(head: &Head<'_>, route: Route, body: &Body<'a>) -> Result<&'a [u8], Rest> {
     let bytes = match body {
         Body::TooLarge => return Err(Rest::error(413, ErrorCode::TooLarge, "the body is larger than is accepted")),
-        Body::Absent if route.needs_body() => {
+        Body::Absent if route.needs_body(head.method) => {
             return Err(Rest::error(411, ErrorCode::InvalidMessage, "give Content-Length, or send chunks"));
         }
         Body::Absent | Body::Decoded => &[][..],

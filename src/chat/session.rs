@@ -9,10 +9,13 @@ use super::ids::RoomName;
 use super::membership::{RoomAction, RoomRequest};
 use super::shard::Shard;
 use super::store::{self, Actor, Change};
+use crate::auth::Role;
 use crate::config::Service;
 use crate::wire::client::{self, Action, ErrorCode, Request, RoomEntry};
 use crate::wire::decoder::{Event, Rules, decode_by};
 use crate::wire::event;
+use crate::wire::message::parse_sent;
+use crate::wire::value::Id;
 use crate::wire::websocket::{Opcode, put_frame};
 
 impl Shard {
@@ -169,29 +172,75 @@ impl Shard {
             Request::Typing { room, start } => {
                 self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::Typing(start) });
             }
-            Request::Reaction { room, action: Some(Action::Remove), .. } => {
-                let text = "taking a reaction back needs a store, and none is configured";
-                self.send_error(slot, ErrorCode::Unavailable, text, reference.as_deref(), Some(&room));
-            }
+            Request::SendMessage { room, text } => self.send_posted(slot, reference, &room, text),
             Request::Reaction { room, message_id, emoji, action } => {
-                let mut prefix = Vec::with_capacity(192);
-                let user = self.users.id(self.connections[slot].user).as_ref();
-                event::reaction_prefix(&mut prefix, &room, &message_id, &emoji, user);
-                let (user, emoji) = (user.to_id(), Box::from(&*emoji));
-                let repeats = action.is_none();
-                let react = store::Action::React { message: message_id, emoji, user: user.clone(), repeats };
-                let change = Change { by: Actor::User(user), prefix, action: react };
-                self.ask_about_room(slot, &room, RoomRequest { reference, action: RoomAction::Change(change.into()) });
+                let change = self.reaction(slot, &room, message_id, &emoji, action);
+                self.ask_for_change(slot, reference, &room, change);
             }
-            Request::SendMessage { room, .. }
-            | Request::EditMessage { room, .. }
-            | Request::DeleteMessage { room, .. }
-            | Request::MarkRead { room, .. } => {
-                let text = "not yet";
-                self.send_error(slot, ErrorCode::Unavailable, text, reference.as_deref(), Some(&room));
+            Request::EditMessage { room, message_id, fields } => {
+                let (by, mut prefix) = (self.actor(slot), Vec::new());
+                let user = self.users.id(self.connections[slot].user).as_ref();
+                event::message_updated_prefix(&mut prefix, &room, &message_id, &fields, Some(user));
+                let action = store::Action::Edit { message: message_id, fields };
+                self.ask_for_change(slot, reference, &room, Change { by, prefix, action });
+            }
+            Request::DeleteMessage { room, message_id } => {
+                let (by, mut prefix) = (self.actor(slot), Vec::new());
+                let user = self.users.id(self.connections[slot].user).as_ref();
+                event::message_deleted_prefix(&mut prefix, &room, &message_id, Some(user));
+                let action = store::Action::Delete { message: message_id };
+                self.ask_for_change(slot, reference, &room, Change { by, prefix, action });
+            }
+            Request::MarkRead { room, seq } => {
+                let user = self.users.id(self.connections[slot].user).as_ref().to_id();
+                let (by, action) = (self.actor(slot), store::Action::MarkRead { user, seq });
+                self.ask_for_change(slot, reference, &room, Change { by, prefix: Vec::new(), action });
             }
             Request::RefreshToken { token } => self.handle_refresh_token(slot, token.as_str(), reference),
             Request::Ping | Request::Auth { .. } => {}
+        }
+    }
+
+    fn ask_for_change(&mut self, slot: u32, reference: Option<Box<str>>, room: &str, change: Change) {
+        self.ask_about_room(slot, room, RoomRequest { reference, action: RoomAction::Change(change.into()) });
+    }
+
+    fn send_posted(&mut self, slot: u32, reference: Option<Box<str>>, room: &str, text: &str) {
+        let user = self.users.id(self.connections[slot].user).as_ref().to_id();
+        match parse_sent(text, room, self.digest_key(), &user) {
+            Ok(posted) => {
+                let (prefix, post) = self.make_post(room, posted, Some(&user));
+                let change = Change { by: self.actor(slot), prefix, action: store::Action::Post(post) };
+                self.ask_for_change(slot, reference, room, change);
+            }
+            Err(refusal) => {
+                self.send_error(slot, refusal.code, &refusal.message, reference.as_deref(), Some(room));
+            }
+        }
+    }
+
+    fn reaction(&self, slot: u32, room: &str, message: Id, emoji: &str, action: Option<Action>) -> Change {
+        let mut prefix = Vec::with_capacity(192);
+        let user = self.users.id(self.connections[slot].user).as_ref();
+        let removes = action == Some(Action::Remove);
+        let put = if removes { event::reaction_removed_prefix } else { event::reaction_prefix };
+        put(&mut prefix, room, &message, emoji, user);
+        let (user, emoji) = (user.to_id(), Box::from(emoji));
+        let action = match action {
+            Some(Action::Remove) => store::Action::Unreact { message, emoji, user },
+            _ => store::Action::React { message, emoji, user, repeats: action.is_none() },
+        };
+        Change { by: self.actor(slot), prefix, action }
+    }
+
+    /// As whom a connection changes something durable.
+    fn actor(&self, slot: u32) -> Actor {
+        let conn = &self.connections[slot];
+        let user = || self.users.id(conn.user).as_ref().to_id();
+        match conn.role {
+            Role::Service => Actor::Service,
+            Role::Moderator => Actor::Moderator(user()),
+            Role::User => Actor::User(user()),
         }
     }
 
@@ -226,14 +275,22 @@ impl Shard {
         self.tidy_extra(slot);
     }
 
-    /// Answers a request that named its answer with a `ref`.
-    pub(super) fn answer_reference(&mut self, slot: u32, reference: &str, room: &RoomName, answer: &Answer) {
-        let now = self.now.wall_ms;
-        match answer {
-            Answer::Refused(code) => {
-                self.send_error(slot, *code, "the room did not take it", Some(reference), Some(room.text()));
+    /// Answers a request about a room: one without a `ref` is told only that it was refused.
+    pub(super) fn answer_request(&mut self, slot: u32, reference: Option<&str>, room: &RoomName, answer: &Answer) {
+        if !self.connections[slot].is_open() {
+            return;
+        }
+        let (now, room) = (self.now.wall_ms, room.text());
+        match (answer, reference) {
+            (Answer::Refused(code), _) => {
+                let text = self.text_of(*code);
+                self.send_error(slot, *code, text, reference, Some(room));
             }
-            _ => self.send_json(slot, |out| event::ack(out, Some(reference), Some(room.text()), now)),
+            (_, None) => {}
+            (Answer::Published { id: Some(id), seq, timestamp, .. }, _) => {
+                self.send_json(slot, |out| event::ack_sent(out, reference, room, id, *seq, timestamp));
+            }
+            _ => self.send_json(slot, |out| event::ack(out, reference, Some(room), now)),
         }
     }
 
@@ -264,7 +321,7 @@ impl Shard {
     /// # Errors
     /// The milliseconds until the bucket has a token again.
     pub(super) fn charge(&mut self, slot: u32, tokens: u32) -> Result<(), u64> {
-        if !self.config.rates || self.connections[slot].role == crate::auth::Role::Service {
+        if !self.config.rates || self.connections[slot].role == Role::Service {
             return Ok(());
         }
         let limits = &self.config.limits;
@@ -335,12 +392,12 @@ impl Shard {
     }
 }
 
-/// Whether a message is the one with which a connection without a token has to begin.
 /// Where a client left off; without an epoch it cannot be known what its `seq` means.
 fn known(since: &client::Since<'_>) -> Box<Since> {
     Box::new(Since { seq: since.seq, epoch: since.epoch.as_deref().unwrap_or_default().into() })
 }
 
+/// Whether a message is the one with which a connection without a token has to begin.
 fn is_auth(request: &Request<'_>) -> bool {
     matches!(request, Request::Auth { token } if !token.as_str().is_empty())
 }

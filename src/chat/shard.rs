@@ -28,6 +28,7 @@ use super::mail::{Mail, NoCredit};
 use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
 use super::queues::{SendBudget, SendQueues};
+use super::rest::FeedWaits;
 use super::revocations::Revocations;
 use super::slack::Churn;
 use super::store::{Asker, Job, Lookup, StoreFacts};
@@ -114,6 +115,7 @@ pub struct Shard {
     pub(super) mail: Mail,
     pub(super) rooms: RoomHomes,
     pub(super) desk: Desk,
+    pub(super) feed: FeedWaits,
     pub(super) user_homes: UserHomes,
     pub(super) revocations: Revocations,
     pub(super) stage: Stage,
@@ -151,6 +153,7 @@ impl Shard {
             mail: Mail::new(id, shards, limits.shard_credits_max, limits.burst_window_bytes),
             rooms: RoomHomes::new(key),
             desk: Desk::new(store, limits, shards),
+            feed: FeedWaits::default(),
             user_homes: UserHomes::default(),
             revocations: Revocations::new(limits.revocations_max),
             stage: Stage::Running,

@@ -53,6 +53,13 @@ impl Id {
         Some(Id { text: text.into(), numeric: false })
     }
 
+    /// Takes a decoded part of a URL as an id, which has no form of its own there: what is written as a canonical integer
+    /// within 2^53 is a number, as the ids of databases are.
+    pub fn from_url(text: &str) -> Option<Id> {
+        let number = Id::parse_raw(text).filter(|id| id.numeric && *id.text == *text);
+        number.or_else(|| Id::from_text(text))
+    }
+
     /// The id as text: what makes it the same as another.
     pub fn text(&self) -> &str {
         &self.text
@@ -239,6 +246,24 @@ mod tests {
             assert_eq!(id.text(), text, "{raw}");
             assert_eq!(json(&id), out, "{raw}");
         }
+    }
+
+    #[test]
+    fn ids_in_urls() {
+        for (text, out) in [
+            ("7", "7"),
+            ("-12", "-12"),
+            ("9007199254740993", "\"9007199254740993\""),
+            ("007", "\"007\""),
+            ("-0", "\"-0\""),
+            ("1.5", "\"1.5\""),
+            ("\"7\"", r#""\"7\"""#),
+            ("null", "\"null\""),
+        ] {
+            let id = Id::from_url(text).unwrap();
+            assert_eq!((id.text(), &*json(&id)), (text, out), "{text}");
+        }
+        assert!(Id::from_url("").is_none() && Id::from_url(&"1".repeat(129)).is_none());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::ids::{HashKey, ShardId};
 use sizland_chat::chat::queues::SendBudget;
 use sizland_chat::chat::shard::{Gauges, Shard, ShardSetup};
-use sizland_chat::config::Config;
+use sizland_chat::config::{Config, Limits};
 use sizland_chat::wire::value::Id;
 
 /// As in `reactor::turn`.
@@ -44,8 +44,14 @@ impl DrivenShard {
     /// A shard without connections, the only one of its server; every limit has its default but for rates, which a
     /// measurement would run into.
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// As [`DrivenShard::new`], with other limits.
+    pub fn with(limit: impl FnOnce(&mut Limits)) -> Self {
         let mut config = Config::for_tests("a secret of the tests, long enough", API_KEY);
         config.rates = false;
+        limit(&mut config.limits);
         let keys = config.keys.clone();
         let now = Now { tick_ms: 1000, wall_ms: STARTED_MS };
         let setup = ShardSetup {

@@ -21,6 +21,7 @@ mod lifecycle;
 mod limits;
 mod outbox;
 mod presence;
+mod recovery;
 mod refs;
 mod rest;
 mod rest_order;

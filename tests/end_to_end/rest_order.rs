@@ -13,6 +13,7 @@ enum By {
     WrongKey,
     WrongToken,
     User,
+    Moderator,
     Service,
 }
 
@@ -22,11 +23,18 @@ fn credentials(by: By) -> Vec<(&'static str, String)> {
         By::WrongKey => vec![("X-API-Key", "not-the-key-of-the-tests".to_owned())],
         By::WrongToken => vec![("Authorization", "Bearer nonsense".to_owned())],
         By::User => vec![("Authorization", format!("Bearer {}", user_token("ana")))],
+        By::Moderator => {
+            let claims = json!({"userId": "mod", "chatRole": "moderator", "exp": now_s() + 3600});
+            vec![("Authorization", format!("Bearer {}", token(&claims)))]
+        }
         By::Service => vec![("X-API-Key", API_KEY.to_owned())],
     }
 }
 
 const MESSAGES: &str = "/api/chat/rooms/r/messages";
+const MESSAGE: &str = "/api/chat/rooms/r/messages/7";
+const REACTION: &str = "/api/chat/rooms/r/messages/7/reactions/%F0%9F%91%8D";
+const READ: &str = "/api/chat/rooms/r/read/ana";
 const BROADCAST: &str = "/api/chat/broadcast";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
@@ -43,7 +51,20 @@ fn statuses_are_checked_in_order() {
         ("PUT", "/api/chat/nowhere", By::WrongKey, TEXT, &large, 404, "not_found"),
         ("POST", "/api/chat/rooms/r/nothing", By::Nobody, JSON, good, 404, "not_found"),
         ("POST", "/api/chat/rooms//messages/", By::Nobody, JSON, good, 404, "not_found"),
+        ("PATCH", "/api/chat/rooms/r/messages/", By::Nobody, JSON, good, 404, "not_found"),
+        ("PUT", "/api/chat/rooms/r/messages/7/reactions", By::Nobody, JSON, "", 404, "not_found"),
+        ("GET", "/api/chat/rooms/r/read", By::Nobody, JSON, "", 404, "not_found"),
+        ("DELETE", "/api/chat/rooms/", By::Service, JSON, "", 404, "not_found"),
         // 405 before 401.
+        ("DELETE", MESSAGES, By::Nobody, JSON, "", 405, ""),
+        ("POST", MESSAGE, By::Nobody, JSON, good, 405, ""),
+        ("GET", MESSAGE, By::Nobody, JSON, "", 405, ""),
+        ("PATCH", REACTION, By::Nobody, JSON, good, 405, ""),
+        ("DELETE", READ, By::Nobody, JSON, "", 405, ""),
+        ("GET", "/api/chat/rooms/r", By::WrongKey, JSON, "", 405, ""),
+        ("POST", "/api/chat/users/ana/rooms", By::Nobody, JSON, good, 405, ""),
+        ("GET", "/api/chat/users/ana/erase", By::Nobody, JSON, "", 405, ""),
+        ("POST", "/api/chat/events", By::Nobody, JSON, good, 405, ""),
         ("PUT", MESSAGES, By::Nobody, TEXT, &large, 405, ""),
         ("GET", BROADCAST, By::Nobody, JSON, "", 405, ""),
         ("DELETE", "/api/chat/rooms/r/online", By::WrongToken, JSON, "", 405, ""),
@@ -55,7 +76,19 @@ fn statuses_are_checked_in_order() {
         ("POST", BROADCAST, By::WrongToken, TEXT, &large, 401, ""),
         ("GET", "/api/chat/rooms", By::Nobody, JSON, "", 401, ""),
         ("GET", "/api/chat/users/ana", By::Nobody, JSON, "", 401, ""),
+        ("PATCH", MESSAGE, By::Nobody, TEXT, &large, 401, ""),
+        ("DELETE", "/api/chat/rooms/r", By::WrongToken, JSON, "", 401, ""),
+        ("GET", "/api/chat/events", By::WrongKey, JSON, "", 401, ""),
         // 403 before 413.
+        ("PATCH", "/api/chat/rooms/r/messages/7?userId=ben", By::User, TEXT, &large, 403, "forbidden"),
+        ("PUT", "/api/chat/rooms/r/messages/7/reactions/x?userId=ben", By::User, JSON, "", 403, "forbidden"),
+        ("DELETE", "/api/chat/rooms/r/messages/7/reactions/x?userId=ben", By::Moderator, JSON, "", 403, "forbidden"),
+        ("PUT", "/api/chat/rooms/r/read/ben", By::User, TEXT, &large, 403, "forbidden"),
+        ("GET", READ, By::Moderator, JSON, "", 403, "forbidden"),
+        ("GET", "/api/chat/users/ana/rooms", By::User, JSON, "", 403, "forbidden"),
+        ("POST", "/api/chat/users/ana/erase", By::User, JSON, "", 403, "forbidden"),
+        ("DELETE", "/api/chat/rooms/r", By::Moderator, JSON, "", 403, "forbidden"),
+        ("GET", "/api/chat/events", By::User, JSON, "", 403, "forbidden"),
         ("POST", BROADCAST, By::User, TEXT, &large, 403, "forbidden"),
         ("GET", "/api/chat/rooms", By::User, JSON, "", 403, "forbidden"),
         ("GET", "/api/chat/users/ana", By::User, JSON, "", 403, "forbidden"),
@@ -65,7 +98,11 @@ fn statuses_are_checked_in_order() {
         // 413 before 415.
         ("POST", MESSAGES, By::Service, TEXT, &large, 413, "too_large"),
         ("POST", MESSAGES, By::User, TEXT, &large, 413, "too_large"),
+        ("PATCH", MESSAGE, By::User, TEXT, &large, 413, "too_large"),
+        ("PUT", READ, By::User, TEXT, &large, 413, "too_large"),
         // 415 before 400.
+        ("PATCH", MESSAGE, By::User, TEXT, "{broken", 415, ""),
+        ("PUT", READ, By::User, TEXT, "{broken", 415, ""),
         ("POST", MESSAGES, By::Service, TEXT, "{broken", 415, ""),
         ("POST", MESSAGES, By::Service, "application/x-www-form-urlencoded", good, 415, ""),
         ("POST", MESSAGES, By::Service, "application/jsonx", good, 415, ""),
@@ -73,7 +110,22 @@ fn statuses_are_checked_in_order() {
         ("POST", MESSAGES, By::Service, JSON, "{broken", 400, "invalid_json"),
         ("POST", MESSAGES, By::Service, JSON, "", 400, "invalid_json"),
         ("POST", MESSAGES, By::Service, JSON, "{\"content\":1}{}", 400, "invalid_json"),
-        // 422 before 409.
+        ("PATCH", MESSAGE, By::User, JSON, "{broken", 400, "invalid_json"),
+        ("PUT", READ, By::User, JSON, "{broken", 400, "invalid_json"),
+        // 422 before 409 and 503.
+        ("GET", "/api/chat/rooms/r/messages?before=x", By::User, JSON, "", 422, "invalid_message"),
+        ("GET", "/api/chat/rooms/r/messages?before=9&after=1", By::Service, JSON, "", 422, "invalid_message"),
+        ("GET", "/api/chat/rooms/r/messages?limit=0", By::Service, JSON, "", 422, "invalid_message"),
+        ("GET", "/api/chat/messages", By::Service, JSON, "", 422, "invalid_message"),
+        ("GET", "/api/chat/rooms/%0a/messages", By::Service, JSON, "", 422, "invalid_message"),
+        ("PATCH", MESSAGE, By::User, JSON, "{}", 422, "invalid_message"),
+        ("PATCH", MESSAGE, By::User, JSON, r#"{"content":7}"#, 422, "invalid_message"),
+        ("PATCH", "/api/chat/rooms/r/messages/7?userId=", By::Service, JSON, good, 422, "invalid_message"),
+        ("PUT", REACTION, By::Service, JSON, "", 422, "invalid_message"),
+        ("DELETE", REACTION, By::Service, JSON, "", 422, "invalid_message"),
+        ("PUT", READ, By::User, JSON, r#"{"seq":0}"#, 422, "invalid_message"),
+        ("GET", "/api/chat/events?limit=x", By::Service, JSON, "", 422, "invalid_message"),
+        ("GET", "/api/chat/events?wait=61", By::Service, JSON, "", 422, "invalid_message"),
         ("POST", MESSAGES, By::Service, JSON, "[]", 422, "invalid_message"),
         ("POST", MESSAGES, By::Service, JSON, "\"text\"", 422, "invalid_message"),
         ("POST", MESSAGES, By::Service, JSON, r#"{"id":1.5,"content":"x"}"#, 422, "invalid_message"),

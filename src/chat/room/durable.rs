@@ -30,19 +30,25 @@ pub(super) struct StoreSide {
     /// Whether the room knows its last `seq`.
     is_known: bool,
     reading: Option<Reading>,
-    /// Asks that wait for what is read.
-    parked: Vec<(ShardId, Origin, RoomAsk)>,
     /// Writes without a verdict, and the bytes of their events.
     writes: u32,
     write_bytes: usize,
+    waiting: Option<Box<Waiting>>,
+}
+
+/// What waits for the store, in the few rooms where something does.
+#[derive(Default, Debug)]
+struct Waiting {
+    /// Asks that wait for what is read.
+    parked: Vec<(ShardId, Origin, RoomAsk)>,
     /// Verdicts behind a gap.
     held: VecDeque<(Entrusted, Verdict)>,
     /// When the gap is asked for again, on the tick clock.
     retry_ms: Option<u64>,
     /// Messages of which nothing may be left in the history.
-    pub(super) erased: Vec<Id>,
+    erased: Vec<Id>,
     /// What was missed behind this `seq` was asked for, and is not to be had.
-    pub(super) tried_after: Option<u64>,
+    tried_after: Option<u64>,
 }
 
 /// What the store is being asked.
@@ -57,17 +63,7 @@ enum Reading {
 
 impl StoreSide {
     pub(super) fn new(in_store: bool) -> Self {
-        Self {
-            is_known: !in_store,
-            reading: None,
-            parked: Vec::new(),
-            writes: 0,
-            write_bytes: 0,
-            held: VecDeque::new(),
-            retry_ms: None,
-            erased: Vec::new(),
-            tried_after: None,
-        }
+        Self { is_known: !in_store, reading: None, writes: 0, write_bytes: 0, waiting: None }
     }
 
     pub(super) fn is_known(&self) -> bool {
@@ -76,19 +72,15 @@ impl StoreSide {
 
     /// Whether an answer of the store is awaited.
     pub(super) fn is_busy(&self) -> bool {
-        self.reading.is_some() || self.writes > 0 || !self.held.is_empty()
+        self.reading.is_some() || self.is_writing()
     }
 
     pub(super) fn is_writing(&self) -> bool {
-        self.writes > 0 || !self.held.is_empty()
+        self.writes > 0 || self.has_held()
     }
 
     pub(super) fn is_reading(&self) -> bool {
         self.reading.is_some()
-    }
-
-    pub(super) fn has_parked(&self) -> bool {
-        !self.parked.is_empty()
     }
 
     pub(super) fn write_bytes(&self) -> usize {
@@ -96,7 +88,37 @@ impl StoreSide {
     }
 
     pub(super) fn retry_ms(&self) -> Option<u64> {
-        self.retry_ms
+        self.waiting.as_ref()?.retry_ms
+    }
+
+    /// Behind this `seq` was asked for what is not to be had.
+    pub(super) fn tried_after(&self) -> Option<u64> {
+        self.waiting.as_ref()?.tried_after
+    }
+
+    /// The messages of which nothing may be left in the history; called when a turn's events are in it.
+    pub(super) fn end_turn(&mut self) -> Vec<Id> {
+        let Some(waiting) = &mut self.waiting else { return Vec::new() };
+        let erased = std::mem::take(&mut waiting.erased);
+        if self.reading.is_none() && waiting.parked.is_empty() {
+            waiting.tried_after = None;
+            if waiting.held.is_empty() && waiting.retry_ms.is_none() {
+                self.waiting = None;
+            }
+        }
+        erased
+    }
+
+    fn has_held(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| !waiting.held.is_empty())
+    }
+
+    fn take_parked(&mut self) -> Vec<(ShardId, Origin, RoomAsk)> {
+        self.waiting.as_mut().map(|waiting| std::mem::take(&mut waiting.parked)).unwrap_or_default()
+    }
+
+    fn waiting(&mut self) -> &mut Waiting {
+        self.waiting.get_or_insert_default()
     }
 }
 
@@ -117,10 +139,10 @@ impl Room {
                 if let Found::Events(chunks) = found {
                     self.history.prepend(chunks, self.told_seq + 1);
                 }
-                self.store.tried_after = Some(after);
+                self.store.waiting().tried_after = Some(after);
             }
             (Reading::Gap, Found::Events(chunks)) if !chunks.is_empty() => self.close_gap(chunks),
-            (Reading::Gap, _) => self.store.retry_ms = Some(cx.now.tick_ms + RETRY_MS),
+            (Reading::Gap, _) => self.store.waiting().retry_ms = Some(cx.now.tick_ms + RETRY_MS),
         }
         self.settle_held(cx);
         self.take_up_parked(cx);
@@ -130,9 +152,11 @@ impl Room {
     pub fn handle_verdict(&mut self, cx: &mut RoomContext<'_>, entrusted: Entrusted, verdict: Verdict) {
         self.store.writes -= 1;
         self.store.write_bytes -= entrusted.write.change.prefix.len();
-        self.store.held.push_back((entrusted, verdict));
-        if self.store.held.len() == 1 {
+        if self.store.has_held() || self.is_behind_gap(&verdict) {
+            self.store.waiting().held.push_back((entrusted, verdict));
             self.settle_held(cx);
+        } else {
+            self.settle_entrusted(cx, &entrusted, verdict);
         }
         if self.store.reading.is_none() {
             self.take_up_parked(cx);
@@ -197,13 +221,13 @@ impl Room {
 
     /// Keeps an ask until the store has answered.
     pub(super) fn park(&mut self, source: ShardId, origin: Origin, ask: RoomAsk) {
-        self.store.parked.push((source, origin, ask));
+        self.store.waiting().parked.push((source, origin, ask));
     }
 
     /// Asks for the missing events again, if their time has come.
     pub(super) fn retry_gap(&mut self, cx: &mut RoomContext<'_>) {
-        if self.store.retry_ms.is_some_and(|due_ms| due_ms <= cx.now.tick_ms) {
-            self.store.retry_ms = None;
+        if self.store.retry_ms().is_some_and(|due_ms| due_ms <= cx.now.tick_ms) {
+            self.store.waiting().retry_ms = None;
             self.settle_held(cx);
         }
     }
@@ -246,7 +270,7 @@ impl Room {
             Action::Post(_) => self.published(write.outcome(seq), false),
             action => {
                 if let Action::Delete { message } = action {
-                    self.store.erased.push(message.clone());
+                    self.store.waiting().erased.push(message.clone());
                 }
                 Answer::Changed { seq: Some(seq), timestamp_ms: write.at_ms }
             }
@@ -261,21 +285,30 @@ impl Room {
 
     /// Settles the verdicts that are next, up to a gap.
     fn settle_held(&mut self, cx: &mut RoomContext<'_>) {
-        while let Some((_, verdict)) = self.store.held.front() {
+        while self.store.has_held() {
+            let Some((entrusted, verdict)) = self.store.waiting().held.pop_front() else { return };
             if let Verdict::New { seq } = verdict
-                && *seq > self.last_seq + 1
+                && self.is_behind_gap(&verdict)
             {
-                let to = *seq - 1;
-                return self.ask_for_gap(cx, to);
+                self.store.waiting().held.push_front((entrusted, verdict));
+                return self.ask_for_gap(cx, seq - 1);
             }
-            let Some((Entrusted { source, origin, write, .. }, verdict)) = self.store.held.pop_front() else { return };
-            let answer = self.settle(cx, &write, verdict);
-            self.replies.push((source, origin, Due::Answer(answer)));
+            self.settle_entrusted(cx, &entrusted, verdict);
         }
     }
 
+    fn settle_entrusted(&mut self, cx: &mut RoomContext<'_>, entrusted: &Entrusted, verdict: Verdict) {
+        let answer = self.settle(cx, &entrusted.write, verdict);
+        self.replies.push((entrusted.source, entrusted.origin.clone(), Due::Answer(answer)));
+    }
+
+    /// Whether the store has events that the room has not emitted.
+    fn is_behind_gap(&self, verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::New { seq } if *seq > self.last_seq + 1)
+    }
+
     fn ask_for_gap(&mut self, cx: &mut RoomContext<'_>, to: u64) {
-        if self.store.reading.is_some() || self.store.retry_ms.is_some() {
+        if self.store.reading.is_some() || self.store.retry_ms().is_some() {
             return;
         }
         tracing::warn!(room = ?self.name, last_seq = self.last_seq, to, "events were kept whose answer was lost");
@@ -283,7 +316,7 @@ impl Room {
         let lookup = Lookup::Events { room, after, to, bytes_max: usize::MAX };
         match cx.desk.read(Asker::Room(cx.number), lookup) {
             Ok(()) => self.store.reading = Some(Reading::Gap),
-            Err(_) => self.store.retry_ms = Some(cx.now.tick_ms + RETRY_MS),
+            Err(_) => self.store.waiting().retry_ms = Some(cx.now.tick_ms + RETRY_MS),
         }
     }
 
@@ -297,14 +330,14 @@ impl Room {
     }
 
     fn take_up_parked(&mut self, cx: &mut RoomContext<'_>) {
-        for (source, origin, ask) in std::mem::take(&mut self.store.parked) {
+        for (source, origin, ask) in self.store.take_parked() {
             self.handle_ask(cx, source, origin, ask);
         }
     }
 
     /// The store cannot say where the room stands: nothing that needs to know it can be done.
     fn refuse_parked(&mut self, cx: &RoomContext<'_>) {
-        for (source, origin, ask) in std::mem::take(&mut self.store.parked) {
+        for (source, origin, ask) in self.store.take_parked() {
             let answer = match ask {
                 RoomAsk::Fence => Answer::Done,
                 RoomAsk::Online => Answer::Users(Vec::new(), 0),

@@ -35,7 +35,7 @@ impl Room {
         let is_too_far = self.last_seq - since.seq > cx.limits.recovery_events as u64;
         let is_here =
             since.seq >= self.told_seq || self.history.first_seq().is_some_and(|first| first <= since.seq + 1);
-        if is_too_far || is_here || self.store.tried_after.is_some_and(|after| after <= since.seq) {
+        if is_too_far || is_here || self.store.tried_after().is_some_and(|after| after <= since.seq) {
             return false;
         }
         self.store.is_reading() || self.read_missed(cx, since.seq)
@@ -49,11 +49,8 @@ impl Room {
             self.history.push(Chunk { first_seq, last_seq, frames: segment.frames.plain.clone() }, keep);
             self.told_seq = last_seq;
         }
-        for message in std::mem::take(&mut self.store.erased) {
+        for message in self.store.end_turn() {
             self.history.erase(&message);
-        }
-        if !self.store.is_reading() && !self.store.has_parked() {
-            self.store.tried_after = None;
         }
     }
 

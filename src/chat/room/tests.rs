@@ -1009,3 +1009,8 @@ fn a_removed_room_says_so_last_and_has_nobody_behind_it() {
     let last = payloads(&frozen.segments.last().unwrap().frames.plain);
     assert_eq!(last.last().unwrap()["type"], "removed_from_room");
 }
+
+#[test]
+fn an_idle_room_is_small() {
+    assert!(size_of::<Room>() <= 480, "{}", size_of::<Room>());
+}
