@@ -126,6 +126,8 @@
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
+//! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
+//! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
 //! `tools/load` is the load generator, `tools/clients` are foreign clients, `tools/million` holds a million sockets, and
@@ -245,8 +247,21 @@
 //!   WebSockets ask about rooms are refused; what was asked is answered; presence and typing fall silent.
 //! - *Close*: each WebSocket gets `draining` and Close 1001 in its moment of the window; what is left at its end is
 //!   closed.
-//! - *Settle*: every request is answered, every burst taken over, by the store as well. Then the threads end.
-//! - *Store*: the log is written back, and the store's threads end.
+//! - *Settle*: every request is answered, every burst taken over.
+//! - *Store*: the last transaction is committed and the log written back, by the store's threads alone, in a bounded time.
+//!   Then all threads end.
+//!
+//! # The store's threads
+//!
+//! A shard's [`Job`](chat::store::Job)s leave at the end of its turn through [`Jobs`](reactor::jobs::Jobs), and the
+//! answers come back through its mailbox. One thread writes: all that waits is one batch, one batch one transaction, and
+//! each shard gets one post of verdicts per transaction. Two threads read, on connections of their own. One writes the
+//! log back into the database, so that the writer never waits for the database's fsyncs. Only these threads block, and
+//! only they wait for a full mailbox.
+//!
+//! When a transaction fails all of its batch is refused, and so is what comes next, until a probe succeeds: a quarter of
+//! a MiB beside the database, and a transaction that changes nothing, once a second. An error of the file rather than of
+//! the space on the disk makes a thread take another connection. The gauges tell `/readyz`.
 //!
 //! # Seams
 //!
