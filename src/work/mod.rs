@@ -3,6 +3,7 @@
 //! Owns everything that may block. It takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
+mod batch;
 pub mod database;
 mod feed;
 pub mod ledger;
