@@ -6,6 +6,7 @@
 pub mod backup;
 mod checkpointer;
 mod connections;
+mod batch;
 pub mod database;
 mod failure;
 mod feed;
