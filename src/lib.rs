@@ -11,13 +11,13 @@
 //! room's events. A user has a home as well, which counts the user's connections. Shards share no state: they send each
 //! other values through bounded mailboxes.
 //!
-//! Layers, of which an upper one uses a lower one and never the reverse:
+//! Five layers, of which an upper one uses a lower one and never the reverse:
 //!
 //! ```text
-//! server     threads, mailboxes, the order of stopping
-//! work       what blocks: the store
+//! server     threads, mailboxes, the order of starting and stopping
+//! work       threads that may block: the store
 //! reactor    the turn: poll, read, write, post; the only system calls of the loops
-//! chat       the chat itself: bytes and time come in, bytes and envelopes go out
+//! chat       the chat itself: bytes and time come in, bytes, envelopes and jobs go out
 //! wire       bytes to values and back
 //! ```
 //!
@@ -38,14 +38,15 @@
 //!    of its JSON value; [`new_message_prefix`](wire::message::new_message_prefix) encodes all of the event but
 //!    `timestamp` and `seq`.
 //! 4. [`home`](chat::ids::home) names the room's home. [`Mail::request`](chat::mail::Mail::request) takes a credit and
-//!    posts [`RoomAsk::Publish`](chat::envelope::RoomAsk::Publish); the ring notes that the answer is
+//!    posts [`RoomAsk::Change`](chat::envelope::RoomAsk::Change); the ring notes that the answer is
 //!    [`Pending`](chat::routes::Handled::Pending). At the end of the turn everything for one target leaves as one
 //!    [`Batch`](chat::envelope::Batch), with at most one wake.
 //! 5. At the home, [`Shard::handle_batch`](chat::shard::Shard::handle_batch) finds the room in `RoomHomes` and calls
-//!    [`Room::handle_ask`](chat::room::Room::handle_ask). [`Orderer::decide`](chat::orderer::Orderer::decide) says
-//!    whether it is new, a retry or a conflict. What is new gets the next `seq`, and
-//!    [`Room::emit`](chat::room::Room::emit) appends one finished frame to the room's [`Burst`](chat::burst::Burst).
-//!    The answer is noted, not sent.
+//!    [`Room::handle_ask`](chat::room::Room::handle_ask). With a store the change goes to the
+//!    [`Desk`](chat::desk::Desk), leaves at the end of the turn as a [`Job`](chat::store::Job), and comes back as a
+//!    [`Verdict`](chat::store::Verdict) once it is committed (see below); without,
+//!    [`Orderer::decide`](chat::orderer::Orderer::decide) gives the verdict at once. What is new has the next `seq`, and
+//!    one finished frame is appended to the room's [`Burst`](chat::burst::Burst). The answer is noted, not sent.
 //! 6. Behind all input of the turn, [`Shard::freeze`](chat::shard::Shard::freeze) asks each room that has something to
 //!    say for its [`Frozen`](chat::room::Frozen) turn: the burst goes once to each shard with members, and behind it go
 //!    the answers.
@@ -81,6 +82,22 @@
 //! its own `user_joined` and the `online_update`, and takes up what was parked. From home to shard everything stays in
 //! order; so what comes next is live, nothing is missing and nothing comes twice.
 //!
+//! ## Through the store
+//!
+//! The home stamps a change with its time and keeps it, shared, until it has a verdict. `work::writer` takes what all
+//! shards have handed out, decides it in one transaction and commits it once (group commit); then each shard gets its
+//! verdicts in the order of its writes, so they need no number. The room settles them in that order: an event is
+//! delivered, and its sender answered, only when it is on the disk. A failed batch is refused as a whole, and a retry
+//! with the same id finds out what there is. If a verdict's `seq` is not the next one, the answer of an earlier commit
+//! was lost: the room reads those events and emits them first.
+//!
+//! Who comes back is sent what it has missed from the room's [`History`](chat::history::History): the very frames that
+//! the bursts froze, linked to the outbox without a copy. Where it does not reach back, it is filled from the store
+//! first, once for all who wait; the join is parked meanwhile, so that it is answered at the boundary of a burst like
+//! any other. History pages and the feed are read and rendered by `work::reader`, off the loops.
+//!
+//! A room that nobody is in leaves memory; the next ask for it reads its position first.
+//!
 //! # Code map
 //!
 //! | module | what it owns |
@@ -95,7 +112,8 @@
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
 //! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
-//! | `chat::homes`, [`chat::room`], [`chat::orderer`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
+//! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
+//! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
 //! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |
@@ -140,6 +158,8 @@
 //! - **A turn blocks only in the poll.** There is no lock, and no cache line that two threads write per delivery; the
 //!   shared [`Gauges`](chat::shard::Gauges) change when a WebSocket opens or closes.
 //! - **A room's events are made by its home alone**, and `seq` has no holes.
+//! - **With a store, nothing durable is delivered or acknowledged that is not committed**, and the loops never wait for it:
+//!   what is under way is bounded, and the next is refused.
 //! - **The home of a room knows sources, never the connections behind them**, but for the one that holds a user's
 //!   typing.
 //! - **A burst crosses a thread boundary once per shard, never once per member**, and answers follow the burst.
@@ -249,6 +269,7 @@
 //!
 //! - **TLS**: bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write), and nowhere
 //!   else.
+//! - **Other stores**: a shard knows jobs and answers, not who works on them.
 //! - **Several nodes**: presence is per source and [`Room::source_ended`](chat::room::Room::source_ended) removes one
 //!   in a step; a node would be a source with a lease.
 //! - **Hand-over to a new process**: *Settle* leaves a state with nothing in flight; without *Close* before it, it
