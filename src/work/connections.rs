@@ -3,7 +3,8 @@
 //! Owns what an answer of SQLite means for the threads (try again, or take another connection), and when the log is too
 //! long. Must not know how threads wait for each other.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,6 +27,8 @@ use crate::error::Error;
 const BOUND_MS_MAX: u64 = 20;
 /// Between two attempts at that: somebody who reads all along, a backup for instance, keeps the log as it is.
 const BOUND_INTERVAL: Duration = Duration::from_secs(1);
+/// What the disk has to take before the store is well again.
+const PROBE_BYTES: usize = 256 * 1024;
 /// How long a connection otherwise waits, as [`Database`] sets it.
 const BUSY_MS_MAX: u64 = 5_000;
 
@@ -82,6 +85,9 @@ impl Core for WriteConnection {
     }
 
     fn probe(&mut self) -> Result<(), Failure> {
+        if let Some(path) = self.database.path() {
+            probe_disk(path).map_err(|error| Failure { reason: error.to_string(), is_of_connection: false })?;
+        }
         let connection = self.ledger()?.connection();
         // Given the value that it has, the number is written all the same.
         let probed = connection
@@ -210,6 +216,18 @@ fn write_log_back(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
         return Err(rusqlite::Error::SqliteFailure(busy, Some("somebody reads it".to_owned())));
     }
     Ok(())
+}
+
+/// Whether the disk takes more than a page or two. What a failed transaction has left in the log would be enough for a
+/// tiny one, and the store would seem well until the next message.
+fn probe_disk(path: &Path) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".probe");
+    let written = File::create(&name).and_then(|mut file| {
+        file.write_all(&[0xa5; PROBE_BYTES])?;
+        file.sync_data()
+    });
+    written.and(fs::remove_file(&name))
 }
 
 /// The log beside a database file.

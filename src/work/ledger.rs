@@ -666,3 +666,21 @@ fn read_counters(connection: &Connection) -> rusqlite::Result<Counters> {
         Ok(Counters { batch: row.get(0)?, last_position: row.get(1)?, trimmed_position: row.get(2)? })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Ledger {
+        /// Commits, or rolls back, and takes it for failed.
+        pub(in crate::work) fn commit_and_lose_the_answer(
+            &mut self,
+            writes: &[Arc<Write>],
+            committed: bool,
+        ) -> rusqlite::Result<Vec<Verdict>> {
+            let (verdicts, next) = self.decide_all(writes)?;
+            self.execute(if committed { "COMMIT" } else { "ROLLBACK" })?;
+            self.settle(Err(rusqlite::Error::InvalidQuery), verdicts, next)
+        }
+    }
+}

@@ -19,3 +19,14 @@ pub mod schema;
 pub mod store;
 pub mod transfer;
 mod writer;
+
+#[cfg(test)]
+mod database_tests;
+#[cfg(test)]
+mod ledger_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod reader_tests;
+#[cfg(test)]
+mod retention_tests;

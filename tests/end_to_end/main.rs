@@ -7,6 +7,7 @@ mod client;
 mod http_client;
 mod proxy;
 mod server;
+mod store_folder;
 
 mod behind_proxy;
 mod churn;
@@ -34,6 +35,8 @@ mod rest_order;
 mod seed;
 mod sockets;
 mod start;
+mod store_faults;
+mod store_files;
 mod tokens;
 mod typing;
 mod users;
