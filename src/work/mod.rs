@@ -4,9 +4,9 @@
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
 pub mod backup;
+mod batch;
 mod checkpointer;
 mod connections;
-mod batch;
 pub mod database;
 mod failure;
 mod feed;
