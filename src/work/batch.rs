@@ -28,7 +28,7 @@ const INSERT: &str = "INSERT INTO event (position, room, seq, is_message, kind, 
 const FIND_POSTED: &str = "SELECT seq, message_id, id_numeric, digest, body FROM event \
                            WHERE room = ?1 AND message_id = ?2 AND is_message = 1";
 const FIND_POSTED_BY_KEY: &str = "SELECT e.seq, e.message_id, e.id_numeric, e.digest, e.body \
-                                  FROM idempotency i JOIN event e \
+                                  FROM idempotency i CROSS JOIN event e \
                                   ON e.room = i.room AND e.is_message = 1 AND e.seq = i.seq \
                                   WHERE i.room = ?1 AND i.key = ?2 AND i.at_ms > ?3";
 const FIND_MESSAGE: &str = "SELECT position, is_deleted, sender, coalesce(current, body) FROM event \
