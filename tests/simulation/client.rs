@@ -98,6 +98,14 @@ impl Client {
         }
     }
 
+    /// The server is gone; what it had written may still be read.
+    pub fn end_by_crash(&mut self, world: &Rc<RefCell<World>>) {
+        let link = &world.borrow().links[self.link];
+        if !self.ended && link.reset {
+            (self.was_reset, self.ended) = (true, true);
+        }
+    }
+
     fn end(&mut self) {
         self.ended = true;
         let excused = self.fin || self.has_stalled;
