@@ -77,7 +77,10 @@ impl Simulation {
             self.prober(at, |rest, out| rest.feed_on(out));
             self.settle(100);
             let Speaks::Rest(rest) = &mut self.clients[at].speaks else { unreachable!() };
-            let Some((expect, status, body)) = rest.answers.pop() else { return };
+            let asked = matches!(rest.answers.last(), Some((Expect::Feed { .. }, ..)));
+            let Some((expect, status, body)) = rest.answers.pop().filter(|_| asked) else {
+                return assert!(self.plan.drops() && self.clients[at].ended, "the feed is not told");
+            };
             assert_eq!(status, 200, "{expect:?}: {body}");
             let events = body["events"].as_array().unwrap();
             let world = self.world.borrow();

@@ -126,6 +126,17 @@ impl Client {
         }
     }
 
+    /// Changes something, or comes back to a room.
+    pub fn converse(&mut self, random: &mut Random) {
+        if self.ended || self.fin {
+            return;
+        }
+        match &mut self.speaks {
+            Speaks::Socket(socket) => socket.converse(random, &mut self.out),
+            Speaks::Rest(rest) => rest.converse(random, &mut self.out),
+        }
+    }
+
     /// What is still to be answered.
     pub fn unanswered(&self) -> usize {
         match &self.speaks {

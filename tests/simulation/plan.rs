@@ -164,12 +164,12 @@ fn draw_faults(random: &mut Random) -> Faults {
         stall: rate(3),
         wall_jump: rate(60),
         slow_post: rate(3),
-        store_before: rate(6),
-        store_during: rate(6),
-        store_lost: rate(6),
+        store_before: rate(5),
+        store_during: rate(5),
+        store_lost: rate(4),
         store_slow: rate(2),
-        read_fails: rate(6),
-        restart: rate(4),
+        read_fails: rate(5),
+        restart: rate(6),
         split: rate(1) == 1,
     }
 }

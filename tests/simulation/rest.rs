@@ -124,6 +124,18 @@ impl Rest {
         }
     }
 
+    /// Posts or changes a message.
+    pub fn converse(&mut self, random: &mut Random, out: &mut VecDeque<u8>) {
+        if self.quiet || self.last {
+            return;
+        }
+        let room = self.rooms[random.below(self.rooms.len())].clone();
+        match random.below(4) {
+            0 => self.post(&room, random, out),
+            _ => self.change(&room, random, out),
+        }
+    }
+
     pub fn post(&mut self, room: &str, random: &mut Random, out: &mut VecDeque<u8>) {
         self.count += 1;
         let size = if self.big { random.pick(&[10, 1_000, 30_000]) } else { random.pick(&[3, 50, 200]) };

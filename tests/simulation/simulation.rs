@@ -150,11 +150,12 @@ impl Simulation {
     }
 
     fn random_step(&mut self) {
-        match self.random.below(44) {
-            40..=42 if self.plan.has_store => {
+        match self.random.below(50) {
+            40..=45 => self.converse(),
+            46..=48 if self.plan.has_store => {
                 self.world.borrow_mut().work();
             }
-            43 if self.plan.has_store && self.random.one_in(self.plan.faults.restart) => self.restart(),
+            49 if self.plan.has_store && self.random.one_in(self.plan.faults.restart) => self.restart(),
             0..=15 => {
                 let shard = self.random.below(self.plan.shards);
                 if self.is_runnable(shard) || self.random.one_in(20) {
@@ -198,6 +199,30 @@ impl Simulation {
                 (client.not_reading, client.has_stalled) = (self.random.range(5, 60), true);
             }
             _ => {}
+        }
+        self.collect(at);
+    }
+
+    /// A client changes something, or comes back, and what it says goes some of its way.
+    fn converse(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.clients.len());
+        let client = &mut self.clients[at];
+        (0..self.random.range(1, 3)).for_each(|_| client.converse(&mut self.random));
+        client.transfer(&self.world, usize::MAX);
+        for _ in 0..self.random.range(1, 6) {
+            let shard = self.random.below(self.plan.shards);
+            self.world.borrow_mut().land(shard, 1);
+            self.turn(shard);
+            if self.random.one_in(3) {
+                self.world.borrow_mut().work();
+            }
+        }
+        let client = &mut self.clients[at];
+        if client.not_reading == 0 {
+            client.receive(&self.world, 1 << 20);
         }
         self.collect(at);
     }
