@@ -181,6 +181,17 @@ impl Config {
         })
     }
 
+    /// Where messages are kept, and nothing else: what only works on the store needs no secret.
+    ///
+    /// # Errors
+    /// As those of [`Config::load`], as far as it is looked at.
+    pub fn load_store(inputs: &Inputs) -> Result<Store, Error> {
+        let layers = Layers::collect(inputs)?;
+        let mut reader = Reader { layers: &layers, effective: Vec::new() };
+        let store = if inputs.dev { "memory" } else { CHAT_STORE.default };
+        reader.read(CHAT_STORE, store, store_setting)
+    }
+
     /// A configuration for development and tests: loopback, any free port, one thread, every
     /// default, and this secret and API key.
     pub fn for_tests(secret: &str, api_key: &str) -> Config {

@@ -11,12 +11,13 @@
 //! room's events. A user has a home as well, which counts the user's connections. Shards share no state: they send each
 //! other values through bounded mailboxes.
 //!
-//! Four layers, of which an upper one uses a lower one and never the reverse:
+//! Five layers, of which an upper one uses a lower one and never the reverse:
 //!
 //! ```text
-//! server     threads, mailboxes, the order of stopping
+//! server     threads, mailboxes, the order of starting and stopping
+//! work       threads that may block: the store
 //! reactor    the turn: poll, read, write, post; the only system calls of the loops
-//! chat       the chat itself: bytes and time come in, bytes and envelopes go out
+//! chat       the chat itself: bytes and time come in, bytes, envelopes and jobs go out
 //! wire       bytes to values and back
 //! ```
 //!
@@ -37,14 +38,15 @@
 //!    of its JSON value; [`new_message_prefix`](wire::message::new_message_prefix) encodes all of the event but
 //!    `timestamp` and `seq`.
 //! 4. [`home`](chat::ids::home) names the room's home. [`Mail::request`](chat::mail::Mail::request) takes a credit and
-//!    posts [`RoomAsk::Publish`](chat::envelope::RoomAsk::Publish); the ring notes that the answer is
+//!    posts [`RoomAsk::Change`](chat::envelope::RoomAsk::Change); the ring notes that the answer is
 //!    [`Pending`](chat::routes::Handled::Pending). At the end of the turn everything for one target leaves as one
 //!    [`Batch`](chat::envelope::Batch), with at most one wake.
 //! 5. At the home, [`Shard::handle_batch`](chat::shard::Shard::handle_batch) finds the room in `RoomHomes` and calls
-//!    [`Room::handle_ask`](chat::room::Room::handle_ask). [`Orderer::decide`](chat::orderer::Orderer::decide) says
-//!    whether it is new, a retry or a conflict. What is new gets the next `seq`, and
-//!    [`Room::emit`](chat::room::Room::emit) appends one finished frame to the room's [`Burst`](chat::burst::Burst).
-//!    The answer is noted, not sent.
+//!    [`Room::handle_ask`](chat::room::Room::handle_ask). With a store the change goes to the
+//!    [`Desk`](chat::desk::Desk), leaves at the end of the turn as a [`Job`](chat::store::Job), and comes back as a
+//!    [`Verdict`](chat::store::Verdict) once it is committed (see below); without,
+//!    [`Orderer::decide`](chat::orderer::Orderer::decide) gives the verdict at once. What is new has the next `seq`, and
+//!    one finished frame is appended to the room's [`Burst`](chat::burst::Burst). The answer is noted, not sent.
 //! 6. Behind all input of the turn, [`Shard::freeze`](chat::shard::Shard::freeze) asks each room that has something to
 //!    say for its [`Frozen`](chat::room::Frozen) turn: the burst goes once to each shard with members, and behind it go
 //!    the answers.
@@ -80,6 +82,22 @@
 //! its own `user_joined` and the `online_update`, and takes up what was parked. From home to shard everything stays in
 //! order; so what comes next is live, nothing is missing and nothing comes twice.
 //!
+//! ## Through the store
+//!
+//! The home stamps a change with its time and keeps it, shared, until it has a verdict. `work::writer` takes what all
+//! shards have handed out, decides it in one transaction and commits it once (group commit); then each shard gets its
+//! verdicts in the order of its writes, so they need no number. The room settles them in that order: an event is
+//! delivered, and its sender answered, only when it is on the disk. A failed batch is refused as a whole, and a retry
+//! with the same id finds out what there is. If a verdict's `seq` is not the next one, the answer of an earlier commit
+//! was lost: the room reads those events and emits them first.
+//!
+//! Who comes back is sent what it has missed from the room's [`History`](chat::history::History): the very frames that
+//! the bursts froze, linked to the outbox without a copy. Where it does not reach back, it is filled from the store
+//! first, once for all who wait; the join is parked meanwhile, so that it is answered at the boundary of a burst like
+//! any other. History pages and the feed are read and rendered by `work::reader`, off the loops.
+//!
+//! A room that nobody is in leaves memory; the next ask for it reads its position first.
+//!
 //! # Code map
 //!
 //! | module | what it owns |
@@ -94,7 +112,8 @@
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
 //! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
-//! | `chat::homes`, [`chat::room`], [`chat::orderer`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
+//! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
+//! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
 //! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |
@@ -107,6 +126,8 @@
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
+//! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
+//! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
 //! `tools/load` is the load generator, `tools/clients` are foreign clients, `tools/million` holds a million sockets, and
@@ -137,6 +158,8 @@
 //! - **A turn blocks only in the poll.** There is no lock, and no cache line that two threads write per delivery; the
 //!   shared [`Gauges`](chat::shard::Gauges) change when a WebSocket opens or closes.
 //! - **A room's events are made by its home alone**, and `seq` has no holes.
+//! - **With a store, nothing durable is delivered or acknowledged that is not committed**, and the loops never wait for it:
+//!   what is under way is bounded, and the next is refused.
 //! - **The home of a room knows sources, never the connections behind them**, but for the one that holds a user's
 //!   typing.
 //! - **A burst crosses a thread boundary once per shard, never once per member**, and answers follow the burst.
@@ -224,7 +247,21 @@
 //!   WebSockets ask about rooms are refused; what was asked is answered; presence and typing fall silent.
 //! - *Close*: each WebSocket gets `draining` and Close 1001 in its moment of the window; what is left at its end is
 //!   closed.
-//! - *Settle*: every request is answered, every burst taken over. Then the threads end.
+//! - *Settle*: every request is answered, every burst taken over.
+//! - *Store*: the last transaction is committed and the log written back, by the store's threads alone, in a bounded time.
+//!   Then all threads end.
+//!
+//! # The store's threads
+//!
+//! A shard's [`Job`](chat::store::Job)s leave at the end of its turn through [`Jobs`](reactor::jobs::Jobs), and the
+//! answers come back through its mailbox. One thread writes: all that waits is one batch, one batch one transaction, and
+//! each shard gets one post of verdicts per transaction. Two threads read, on connections of their own. One writes the
+//! log back into the database, so that the writer never waits for the database's fsyncs. Only these threads block, and
+//! only they wait for a full mailbox.
+//!
+//! When a transaction fails all of its batch is refused, and so is what comes next, until a probe succeeds: a quarter of
+//! a MiB beside the database, and a transaction that changes nothing, once a second. An error of the file rather than of
+//! the space on the disk makes a thread take another connection. The gauges tell `/readyz`.
 //!
 //! # Seams
 //!
@@ -232,9 +269,7 @@
 //!
 //! - **TLS**: bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write), and nowhere
 //!   else.
-//! - **A store**: [`Orderer`](chat::orderer::Orderer) only decides and [`Room::emit`](chat::room::Room::emit) only
-//!   emits, so an orderer behind a database can answer later, in commit order. Blocking work would be posted to threads
-//!   of its own and come back through the mailbox.
+//! - **Other stores**: a shard knows jobs and answers, not who works on them.
 //! - **Several nodes**: presence is per source and [`Room::source_ended`](chat::room::Room::source_ended) removes one
 //!   in a step; a node would be a source with a lease.
 //! - **Hand-over to a new process**: *Settle* leaves a state with nothing in flight; without *Close* before it, it

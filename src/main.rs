@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use sizland_chat::auth::Role;
-use sizland_chat::config::{Config, Inputs};
+use sizland_chat::config::{Config, Inputs, Store};
 use sizland_chat::error::Error;
 use sizland_chat::wire::value::Id;
 use sizland_chat::work::backup::backup_to;
@@ -165,22 +165,22 @@ fn check(arguments: ServeArguments) -> Result<(), Error> {
 }
 
 fn backup(arguments: BackupArguments) -> Result<(), Error> {
-    let config = arguments.source.load(Vec::new())?;
-    let bytes = backup_to(&config, &arguments.file)?;
+    let store = arguments.source.load_store()?;
+    let bytes = backup_to(&store, &arguments.file)?;
     print(&format!("{}: {bytes} bytes\n", arguments.file.display()))
 }
 
 fn export(arguments: ExportArguments) -> Result<(), Error> {
-    let config = arguments.source.load(Vec::new())?;
-    let Exported { events, others } = export_to(&config, arguments.file.as_deref())?;
+    let store = arguments.source.load_store()?;
+    let Exported { events, others } = export_to(&store, arguments.file.as_deref())?;
     // Standard output may be the export.
     eprintln!("{events} events, {others} other lines");
     Ok(())
 }
 
 fn import(arguments: ImportArguments) -> Result<(), Error> {
-    let config = arguments.source.load(Vec::new())?;
-    let Imported { kept, skipped } = import_from(&config, &arguments.file)?;
+    let store = arguments.source.load_store()?;
+    let Imported { kept, skipped } = import_from(&store, &arguments.file)?;
     print(&format!("{kept} lines kept, {skipped} were there already\n"))
 }
 
@@ -199,6 +199,12 @@ impl SourceArguments {
         all.extend(flags);
         all.extend(self.config.map(|path| ("CHAT_CONFIG".to_owned(), path)));
         Config::load(&Inputs::of_process(self.dev, all)?)
+    }
+
+    fn load_store(self) -> Result<Store, Error> {
+        let mut all = self.set;
+        all.extend(self.config.map(|path| ("CHAT_CONFIG".to_owned(), path)));
+        Config::load_store(&Inputs::of_process(self.dev, all)?)
     }
 }
 

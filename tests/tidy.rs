@@ -10,7 +10,16 @@ const FILE_LINES_MAX: usize = 600;
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("src/chat", PURE),
     ("src/wire", PURE),
-    ("src/reactor", &["crate::chat::room", "crate::chat::presence", "crate::chat::typing", "crate::chat::user_homes"]),
+    (
+        "src/reactor",
+        &[
+            "crate::chat::room",
+            "crate::chat::presence",
+            "crate::chat::typing",
+            "crate::chat::user_homes",
+            "crate::work",
+        ],
+    ),
 ];
 
 const PURE: &[&str] = &[

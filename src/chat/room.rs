@@ -8,7 +8,7 @@
 //! The home knows sources, never the connections behind them but for the one that holds a user's typing. It reads no clock
 //! and sends nothing. What a join costs does not depend on how many are in the room.
 //!
-//! What the room has to do with the store stands in [`durable`], and what those get who come back in [`recovery`].
+//! What the room has to do with the store stands in `durable`, and what those get who come back in `recovery`.
 //!
 //! Invariants: interest equals presence, summed per shard; `seq` has no holes; a room without members has neither typists
 //! nor changes to tell; each ask has exactly one reply.

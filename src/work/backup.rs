@@ -13,15 +13,15 @@ use rusqlite::Connection;
 use super::database::Database;
 use super::schema::renew_epoch;
 use super::transfer::{store_file, unreadable, unusable};
-use crate::config::Config;
+use crate::config::Store;
 use crate::error::Error;
 
 /// Copies the store that is configured to `target`, a new file. Returns how many bytes it has.
 ///
 /// # Errors
 /// There is no store in a file, it cannot be read, or `target` exists or cannot be written. Then there is no `target`.
-pub fn backup_to(config: &Config, target: &Path) -> Result<u64, Error> {
-    let store = store_file(config)?;
+pub fn backup_to(store: &Store, target: &Path) -> Result<u64, Error> {
+    let store = store_file(store)?;
     if fs::symlink_metadata(target).is_ok() {
         return Err(unusable(target, &io::ErrorKind::AlreadyExists.into()));
     }

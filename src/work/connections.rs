@@ -3,7 +3,8 @@
 //! Owns what an answer of SQLite means for the threads (try again, or take another connection), and when the log is too
 //! long. Must not know how threads wait for each other.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,7 +13,7 @@ use rusqlite::{Connection, ErrorCode as Sqlite};
 
 use super::checkpointer::{LARGE_BYTES, Log, Written};
 use super::database::Database;
-use super::failure::Failure;
+use super::failure::{Complaints, Failure};
 use super::ledger::Ledger;
 use super::reader;
 use super::readers::Source;
@@ -26,6 +27,8 @@ use crate::error::Error;
 const BOUND_MS_MAX: u64 = 20;
 /// Between two attempts at that: somebody who reads all along, a backup for instance, keeps the log as it is.
 const BOUND_INTERVAL: Duration = Duration::from_secs(1);
+/// What the disk has to take before the store is well again.
+const PROBE_BYTES: usize = 256 * 1024;
 /// How long a connection otherwise waits, as [`Database`] sets it.
 const BUSY_MS_MAX: u64 = 5_000;
 
@@ -39,6 +42,7 @@ pub(crate) struct WriteConnection {
     written: Written,
     log: Option<PathBuf>,
     bounded: Option<Instant>,
+    complaints: Complaints,
 }
 
 impl WriteConnection {
@@ -48,7 +52,16 @@ impl WriteConnection {
         let log = database.path().map(log_of);
         let retention = Retention::new(limits);
         let (database, limits) = (Arc::clone(database), limits.clone());
-        Ok(Self { database, limits, ledger: Some(ledger), retention, written, log, bounded: None })
+        Ok(Self {
+            database,
+            limits,
+            ledger: Some(ledger),
+            retention,
+            written,
+            log,
+            bounded: None,
+            complaints: Complaints::default(),
+        })
     }
 
     /// Writes the log back, so that the next start finds none.
@@ -82,6 +95,9 @@ impl Core for WriteConnection {
     }
 
     fn probe(&mut self) -> Result<(), Failure> {
+        if let Some(path) = self.database.path() {
+            probe_disk(path).map_err(|error| Failure { reason: error.to_string(), is_of_connection: false })?;
+        }
         let connection = self.ledger()?.connection();
         // Given the value that it has, the number is written all the same.
         let probed = connection
@@ -121,8 +137,12 @@ impl Core for WriteConnection {
         let written_back = patience(BOUND_MS_MAX).and_then(|()| write_log_back(connection, "TRUNCATE"));
         match patience(BUSY_MS_MAX).and(written_back) {
             Ok(()) => {}
-            // What reads keeps it, and the disk says so to the next commit.
-            Err(error) => tracing::warn!(%error, bytes = self.log_bytes(), "the store's log stays long"),
+            // Somebody reads it, or the disk fails and will tell the next commit.
+            Err(error) => {
+                if let Some(count) = self.complaints.count(Instant::now()) {
+                    tracing::warn!(%error, count, bytes = self.log_bytes(), "the store's log stays long");
+                }
+            }
         }
     }
 
@@ -210,6 +230,18 @@ fn write_log_back(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
         return Err(rusqlite::Error::SqliteFailure(busy, Some("somebody reads it".to_owned())));
     }
     Ok(())
+}
+
+/// Whether the disk takes more than a page or two. What a failed transaction has left in the log would be enough for a
+/// tiny one, and the store would seem well until the next message.
+fn probe_disk(path: &Path) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".probe");
+    let written = File::create(&name).and_then(|mut file| {
+        file.write_all(&[0xa5; PROBE_BYTES])?;
+        file.sync_data()
+    });
+    written.and(fs::remove_file(&name))
 }
 
 /// The log beside a database file.

@@ -4,6 +4,7 @@
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
 pub mod backup;
+mod batch;
 mod checkpointer;
 mod connections;
 pub mod database;
@@ -19,3 +20,14 @@ pub mod schema;
 pub mod store;
 pub mod transfer;
 mod writer;
+
+#[cfg(test)]
+mod database_tests;
+#[cfg(test)]
+mod ledger_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod reader_tests;
+#[cfg(test)]
+mod retention_tests;

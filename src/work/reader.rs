@@ -8,8 +8,8 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::batch::{Kind, id, text};
 use super::feed;
-use super::ledger::{Kind, id, text};
 use crate::chat::store::{Chunk, Found, Lookup, StoreFacts, Trace, TracePlace};
 use crate::wire::object::{self, Member};
 use crate::wire::rest_body::put_member;
@@ -385,16 +385,12 @@ fn traces_of_room(
         let (kind, is_deleted, message_id): (u8, bool, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let Some(message) = id(&message_id, row.get(4)?) else { continue };
         let emoji: Option<String> = row.get(6)?;
-        match emoji {
-            Some(emoji) => {
-                if stands.exists(params![room.number, message_id, emoji, user.text(), place.seq])? {
-                    found.push(Trace::Reaction { room: name.into(), message, emoji: emoji.into() });
-                }
+        if let Some(emoji) = emoji {
+            if stands.exists(params![room.number, message_id, emoji, user.text(), place.seq])? {
+                found.push(Trace::Reaction { room: name.into(), message, emoji: emoji.into() });
             }
-            None if kind == Kind::Message as u8 && !is_deleted => {
-                found.push(Trace::Message { room: name.into(), id: message });
-            }
-            None => {}
+        } else if kind == Kind::Message as u8 && !is_deleted {
+            found.push(Trace::Message { room: name.into(), id: message });
         }
     }
     Ok(true)

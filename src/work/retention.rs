@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::ledger::Kind;
+use super::batch::Kind;
 use crate::config::Limits;
 
 /// What a step may take, from its beginning to its commit.
@@ -152,8 +152,8 @@ impl Retention {
         let took_ms = took.as_millis() as u64;
         self.rows = match took_ms {
             STEP_MS_MAX.. => rows_used / 4,
-            ms if ms > STEP_MS_AIM => rows_used * 3 / 4,
-            ms if ms < STEP_MS_AIM / 2 => self.rows + self.rows / 2,
+            ms if ms > STEP_MS_MAX / 2 => rows_used * 3 / 4,
+            ms if ms < STEP_MS_AIM => self.rows + self.rows / 4,
             _ => self.rows,
         };
         self.rows = self.rows.clamp(ROWS_MIN, ROWS_MAX);

@@ -77,7 +77,8 @@ impl Store {
         let (stop, stopped) = unbounded();
         let (end, ended) = unbounded();
         let readers = if self.database.is_memory() { 0 } else { READERS };
-        let (reads, reads_in) = if readers == 0 { (changes.clone(), None) } else { pair() };
+        let (of_readers, reads_in) = unbounded();
+        let reads = if readers == 0 { changes.clone() } else { of_readers };
         let mut threads = StoreThreads { changes, reads, stop, stopped, ended, end, threads: Vec::new() };
         let mut health = Health::parts(gauges, 1 + readers).into_iter();
         let (written, heard) = checkpointer::written();
@@ -91,7 +92,7 @@ impl Store {
             threads.spawn("store-writer", move || writer.run(&stopped).close())?;
         }
         for (number, health) in health.enumerate() {
-            let Some(jobs) = reads_in.clone() else { break };
+            let jobs = reads_in.clone();
             let source = ReadConnection::open(&self.database)?;
             let reading = Reading::new(source, poster(mailers), health, RETRY);
             let stopped = threads.stopped.clone();
@@ -159,9 +160,4 @@ fn poster(mailers: &[Mailer<Post>]) -> impl FnMut(ShardId, Done) + Send + 'stati
             let _ = mailer.post(Post::Done(done));
         }
     }
-}
-
-fn pair() -> (Sender<(ShardId, Job)>, Option<Receiver<(ShardId, Job)>>) {
-    let (sender, receiver) = unbounded();
-    (sender, Some(receiver))
 }

@@ -14,15 +14,15 @@ use rusqlite::{Connection, Row};
 
 use super::database::Database;
 use super::import::{Imported, import};
-use crate::config::{Config, Store};
+use crate::config::Store;
 use crate::error::Error;
 use crate::wire::value::put_json_string;
 
 const EVENTS: &str = "SELECT coalesce(e.current, e.body) FROM event e JOIN room r ON r.number = e.room \
                       WHERE e.seq >= r.first_seq ORDER BY e.position";
 const MARKS: &str = "SELECT r.name, m.user, m.seq FROM reader m JOIN room r ON r.number = m.room \
-                     WHERE m.seq > 0 ORDER BY r.number, m.user";
-const POSITIONS: &str = "SELECT name, last_seq FROM room WHERE first_seq > last_seq AND last_seq > 0 ORDER BY number";
+                     WHERE m.seq > 0 ORDER BY r.name, m.user";
+const POSITIONS: &str = "SELECT name, last_seq FROM room WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
 
 /// Lines that were written.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -37,8 +37,8 @@ pub struct Exported {
 ///
 /// # Errors
 /// There is no store in a file, it cannot be read, or `target` exists or cannot be written.
-pub fn export_to(config: &Config, target: Option<&Path>) -> Result<Exported, Error> {
-    let store = store_file(config)?;
+pub fn export_to(store: &Store, target: Option<&Path>) -> Result<Exported, Error> {
+    let store = store_file(store)?;
     let mut connection = Database::open_beside(store)?;
     let Some(target) = target else {
         return export(&mut connection, store, BufWriter::new(io::stdout().lock()), Path::new("standard output"));
@@ -59,13 +59,13 @@ pub fn export_to(config: &Config, target: Option<&Path>) -> Result<Exported, Err
 ///
 /// # Errors
 /// There is no store in a file, a server uses it, or a line cannot be kept: what is before its batch is.
-pub fn import_from(config: &Config, source: &Path) -> Result<Imported, Error> {
+pub fn import_from(store: &Store, source: &Path) -> Result<Imported, Error> {
     let lines: Box<dyn BufRead> = match source.to_str() {
         Some("-") => Box::new(io::stdin().lock()),
         _ => Box::new(BufReader::new(File::open(source).map_err(|error| unusable(source, &error))?)),
     };
-    store_file(config)?;
-    let database = Database::open(&config.store)?;
+    store_file(store)?;
+    let database = Database::open(store)?;
     let path = database.path().unwrap_or(Path::new("")).to_owned();
     let mut connection = database.writer().map_err(|error| unreadable(&path, &error))?;
     // Nobody else is here to write the log back.
@@ -76,8 +76,8 @@ pub fn import_from(config: &Config, source: &Path) -> Result<Imported, Error> {
 }
 
 /// The file of the store that is configured.
-pub(super) fn store_file(config: &Config) -> Result<&PathBuf, Error> {
-    match &config.store {
+pub(super) fn store_file(store: &Store) -> Result<&PathBuf, Error> {
+    match store {
         Store::File(path) => Ok(path),
         Store::None | Store::Memory => Err(Error::Argument {
             reason: "CHAT_STORE names no file: give the path of the store's database".to_owned(),
@@ -97,7 +97,7 @@ fn export(connection: &mut Connection, store: &Path, mut out: impl Write, name: 
         let mut events = transaction.prepare(EVENTS).map_err(read)?;
         let mut rows = events.query([]).map_err(read)?;
         while let Some(row) = rows.next().map_err(read)? {
-            write(row.get_ref(0).map_err(rusqlite::Error::from).and_then(blob).map_err(read)?)?;
+            write(row.get_ref(0).and_then(blob).map_err(read)?)?;
             exported.events += 1;
         }
     }

@@ -14,6 +14,7 @@ use crate::outbox::narrow_socket;
 use crate::server::{
     API_KEY, BINARY, DEADLINE, Server, Signal, bare, eventually, isolate, prepare, serve, with_defaults,
 };
+use crate::store_folder::StoreFolder;
 
 #[test]
 fn a_client_that_sends_and_closes_at_once_is_heard_and_gone() {
@@ -246,9 +247,10 @@ fn connections_that_say_nothing_harm_nobody() {
 #[test]
 fn a_working_directory_and_environment_of_its_own_are_enough() {
     // Without any environment but the secret, all defaults apply.
+    let folder = StoreFolder::new();
     let server = Server::launch(|port| {
         let mut command = bare(&["serve"]);
-        command.env("JWT_SECRET", crate::server::SECRET).env("PORT", port.to_string());
+        command.env("JWT_SECRET", crate::server::SECRET).env("PORT", port.to_string()).current_dir(folder.path());
         command
     });
     Client::in_room(&server, "ana", "r").expect_none();
