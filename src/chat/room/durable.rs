@@ -4,7 +4,8 @@
 //! the room says and what is answered.
 //!
 //! A verdict whose `seq` is not the next one says that the store has events that the room has not emitted: a commit whose
-//! answer was lost. The room asks for them, and emits them first; until then what comes behind is held.
+//! answer was lost. So does a retry of what has a place that was not emitted. The room asks for the events, and emits them
+//! first; until then what comes behind is held.
 //!
 //! Invariants: a change has one answer; verdicts are settled in the order of their `seq`.
 
@@ -152,7 +153,7 @@ impl Room {
     pub fn handle_verdict(&mut self, cx: &mut RoomContext<'_>, entrusted: Entrusted, verdict: Verdict) {
         self.store.writes -= 1;
         self.store.write_bytes -= entrusted.write.change.prefix.len();
-        if self.store.has_held() || self.is_behind_gap(&verdict) {
+        if self.store.has_held() || self.gap_before(&verdict).is_some() {
             self.store.waiting().held.push_back((entrusted, verdict));
             self.settle_held(cx);
         } else {
@@ -287,11 +288,9 @@ impl Room {
     fn settle_held(&mut self, cx: &mut RoomContext<'_>) {
         while self.store.has_held() {
             let Some((entrusted, verdict)) = self.store.waiting().held.pop_front() else { return };
-            if let Verdict::New { seq } = verdict
-                && self.is_behind_gap(&verdict)
-            {
+            if let Some(to) = self.gap_before(&verdict) {
                 self.store.waiting().held.push_front((entrusted, verdict));
-                return self.ask_for_gap(cx, seq - 1);
+                return self.ask_for_gap(cx, to);
             }
             self.settle_entrusted(cx, &entrusted, verdict);
         }
@@ -302,9 +301,15 @@ impl Room {
         self.replies.push((entrusted.source, entrusted.origin.clone(), Due::Answer(answer)));
     }
 
-    /// Whether the store has events that the room has not emitted.
-    fn is_behind_gap(&self, verdict: &Verdict) -> bool {
-        matches!(verdict, Verdict::New { seq } if *seq > self.last_seq + 1)
+    /// Up to where the store has events that the room has not emitted, and has to before it settles the verdict.
+    fn gap_before(&self, verdict: &Verdict) -> Option<u64> {
+        let to = match verdict {
+            Verdict::New { seq } => seq - 1,
+            // A retry of what was kept when the answer was lost: its event is part of the gap.
+            Verdict::Same(outcome) => outcome.seq,
+            _ => return None,
+        };
+        (to > self.last_seq).then_some(to)
     }
 
     fn ask_for_gap(&mut self, cx: &mut RoomContext<'_>, to: u64) {
