@@ -21,7 +21,9 @@ use crate::chat::store::{Action, Asker, Change, Chunk, Found, Lookup, Outcome, V
 use crate::wire::client::ErrorCode;
 use crate::wire::event;
 use crate::wire::value::Id;
+use crate::wire::stored::deleted_message;
 
+use crate::wire::websocket::frame_payloads;
 /// How soon events that could not be read are asked for again.
 const RETRY_MS: u64 = 1_000;
 
@@ -46,8 +48,8 @@ struct Waiting {
     held: VecDeque<(Entrusted, Verdict)>,
     /// When the gap is asked for again, on the tick clock.
     retry_ms: Option<u64>,
-    /// Messages of which nothing may be left in the history.
-    erased: Vec<Id>,
+    /// Messages of which nothing may be left in the history, and by which event they are deleted.
+    erased: Vec<(Id, u64)>,
     /// What was missed behind this `seq` was asked for, and is not to be had.
     tried_after: Option<u64>,
 }
@@ -98,9 +100,10 @@ impl StoreSide {
     }
 
     /// The messages of which nothing may be left in the history; called when a turn's events are in it.
-    pub(super) fn end_turn(&mut self) -> Vec<Id> {
+    pub(super) fn end_turn(&mut self) -> Vec<(Id, u64)> {
         let Some(waiting) = &mut self.waiting else { return Vec::new() };
-        let erased = std::mem::take(&mut waiting.erased);
+        // What is being read may have been read before the deletion, and comes into the history behind it.
+        let erased = if self.reading.is_some() { waiting.erased.clone() } else { std::mem::take(&mut waiting.erased) };
         if self.reading.is_none() && waiting.parked.is_empty() {
             waiting.tried_after = None;
             if waiting.held.is_empty() && waiting.retry_ms.is_none() {
@@ -182,7 +185,8 @@ impl Room {
             let verdict = cx.orderer.decide(cx.now, cx.limits, &write, self.last_seq + 1);
             return Some(self.settle(cx, &write, verdict));
         }
-        let entrusted = Entrusted { room: cx.number, source, origin: origin.clone(), write: Arc::new(write) };
+        let write = Arc::new(write);
+        let entrusted = Entrusted { room: cx.number, source, origin: origin.clone(), write: write.clone() };
         if cx.desk.write(entrusted).is_err() {
             return Some(Answer::Refused(ErrorCode::Overloaded));
         }
@@ -271,7 +275,7 @@ impl Room {
             Action::Post(_) => self.published(write.outcome(seq), false),
             action => {
                 if let Action::Delete { message } = action {
-                    self.store.waiting().erased.push(message.clone());
+                    self.store.waiting().erased.push((message.clone(), seq));
                 }
                 Answer::Changed { seq: Some(seq), timestamp_ms: write.at_ms }
             }
@@ -339,6 +343,10 @@ impl Room {
             self.handle_ask(cx, source, origin, ask);
         }
     }
+            for (seq, payload) in (first_seq..).zip(frame_payloads(&frames)) {
+                let deleted = deleted_message(str::from_utf8(payload).unwrap_or_default());
+                self.store.waiting().erased.extend(deleted.map(|message| (message, seq)));
+            }
 
     /// The store cannot say where the room stands: nothing that needs to know it can be done.
     fn refuse_parked(&mut self, cx: &RoomContext<'_>) {

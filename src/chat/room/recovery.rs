@@ -49,8 +49,8 @@ impl Room {
             self.history.push(Chunk { first_seq, last_seq, frames: segment.frames.plain.clone() }, keep);
             self.told_seq = last_seq;
         }
-        for message in self.store.end_turn() {
-            self.history.erase(&message);
+        for (message, deleted_seq) in self.store.end_turn() {
+            self.history.erase(&message, deleted_seq);
         }
     }
 
