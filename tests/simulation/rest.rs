@@ -10,11 +10,17 @@ use super::random::Random;
 #[derive(Clone, Debug)]
 pub enum Expect {
     Change(Change),
-    Page { room: String },
+    Page {
+        room: String,
+    },
     /// The feed behind a position.
-    Feed { position: u64 },
+    Feed {
+        position: u64,
+    },
     ReadState,
-    Online { room: String },
+    Online {
+        room: String,
+    },
     Rooms,
     Health,
     Event,
@@ -287,6 +293,16 @@ impl Rest {
             Expect::User => status == 200 && body["connections"].is_array(),
         };
         assert!(good, "{expect:?} was answered {status} {body}");
+    }
+
+    /// The rooms that took a change.
+    pub fn changed_rooms(&self) -> Vec<String> {
+        let taken = self.answers.iter().filter(|(_, status, _)| *status < 300);
+        let rooms = taken.filter_map(|(expect, ..)| match expect {
+            Expect::Change(change) => Some(change.room.clone()),
+            _ => None,
+        });
+        rooms.collect()
     }
 
     /// What may not be kept, for another client to repeat.

@@ -61,8 +61,10 @@ impl Simulation {
         world.send_buffer_bytes = plan.send_buffer_bytes;
         world.mailbox_batches = plan.mailbox_batches;
         if plan.has_store {
-            let facts =
-                StoreFacts { epoch: format!("{:016x}", random.next()).into(), digest_key: (random.next(), random.next()) };
+            let facts = StoreFacts {
+                epoch: format!("{:016x}", random.next()).into(),
+                digest_key: (random.next(), random.next()),
+            };
             world.store = Some(Store::new(&plan.limits, facts, plan.faults.restart > 0));
         }
         let mut config = Config::for_tests(SECRET, API_KEY);

@@ -266,7 +266,13 @@ impl Socket {
             0..=3 => (last, epoch),
             4..=5 => (last.saturating_sub(random.range(1, 6) as u64), epoch),
             6 => (0, epoch),
-            _ => if random.one_in(2) { (last + 1_000, epoch) } else { (last, "another".to_owned()) },
+            _ => {
+                if random.one_in(2) {
+                    (last + 1_000, epoch)
+                } else {
+                    (last, "another".to_owned())
+                }
+            }
         };
         self.join_from(room, place, out);
     }
@@ -612,4 +618,3 @@ impl Socket {
         assert!(view.truncated || view.online.contains(&self.user), "who is told is in the list: {message}");
     }
 }
-

@@ -134,7 +134,8 @@ impl Truth {
             places.map(|&place| &self.events[place].value)
         };
         let has = |kind: &str, wanted: &[(&str, &str)]| {
-            of_room().any(|value| value["type"] == kind && wanted.iter().all(|(key, text_)| text(&value[*key]) == *text_))
+            of_room()
+                .any(|value| value["type"] == kind && wanted.iter().all(|(key, text_)| text(&value[*key]) == *text_))
         };
         let is_kept = match what {
             What::Message { id } => {

@@ -18,12 +18,13 @@ use crate::chat::desk::Entrusted;
 use crate::chat::envelope::{Answer, Origin, RoomAsk};
 use crate::chat::ids::ShardId;
 use crate::chat::store::{Action, Asker, Change, Chunk, Found, Lookup, Outcome, Verdict, Write};
+use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
 use crate::wire::event;
-use crate::wire::value::Id;
 use crate::wire::stored::deleted_message;
-
+use crate::wire::value::Id;
 use crate::wire::websocket::frame_payloads;
+
 /// How soon events that could not be read are asked for again.
 const RETRY_MS: u64 = 1_000;
 
@@ -190,6 +191,9 @@ impl Room {
         if cx.desk.write(entrusted).is_err() {
             return Some(Answer::Refused(ErrorCode::Overloaded));
         }
+        if planted::is(Bug::DeliveredBeforeCommit) && bytes > 0 {
+            self.emit(cx, &write, self.last_seq + 1);
+        }
         self.store.writes += 1;
         self.store.write_bytes += bytes;
         None
@@ -260,6 +264,9 @@ impl Room {
 
     /// Emits an event that has its place, and says what to answer.
     fn emit(&mut self, cx: &mut RoomContext<'_>, write: &Write, seq: u64) -> Answer {
+        if planted::is(Bug::DeliveredBeforeCommit) && seq <= self.last_seq {
+            return self.published(write.outcome(seq), false);
+        }
         debug_assert_eq!(seq, self.last_seq + 1, "a room's sequence has no holes");
         if let Action::Post(post) = &write.change.action
             && let Some(author) = &post.author
@@ -313,6 +320,9 @@ impl Room {
             Verdict::Same(outcome) => outcome.seq,
             _ => return None,
         };
+        if planted::is(Bug::GapLeftOpen) {
+            return None;
+        }
         (to > self.last_seq).then_some(to)
     }
 
@@ -333,6 +343,10 @@ impl Room {
     fn close_gap(&mut self, chunks: Vec<Chunk>) {
         for Chunk { first_seq, last_seq, frames } in chunks {
             debug_assert_eq!(first_seq, self.last_seq + 1, "the gap is closed from its beginning");
+            for (seq, payload) in (first_seq..).zip(frame_payloads(&frames)) {
+                let deleted = deleted_message(str::from_utf8(payload).unwrap_or_default());
+                self.store.waiting().erased.extend(deleted.map(|message| (message, seq)));
+            }
             self.burst.push_ready(frames, (last_seq - first_seq + 1) as u32);
             self.last_seq = last_seq;
         }
@@ -343,10 +357,6 @@ impl Room {
             self.handle_ask(cx, source, origin, ask);
         }
     }
-            for (seq, payload) in (first_seq..).zip(frame_payloads(&frames)) {
-                let deleted = deleted_message(str::from_utf8(payload).unwrap_or_default());
-                self.store.waiting().erased.extend(deleted.map(|message| (message, seq)));
-            }
 
     /// The store cannot say where the room stands: nothing that needs to know it can be done.
     fn refuse_parked(&mut self, cx: &RoomContext<'_>) {
