@@ -25,11 +25,23 @@ pub enum Bug {
     CutInsideFrame,
     /// A drain goes on while requests and bursts are under way.
     DrainWithBurst,
+    /// An event is delivered when the store is asked to keep it.
+    DeliveredBeforeCommit,
+    /// What the store has kept unheard is not emitted before what follows.
+    GapLeftOpen,
+    /// What was read of the past goes into the history whether or not it ends where that begins.
+    PrependUnchecked,
+    /// The verdicts of a post are taken in another order than the writes were handed out.
+    VerdictsReordered,
+    /// Who joins is told the place of what the store is still being asked to keep.
+    JoinedAtAssigned,
+    /// What was deleted stays in the history.
+    ErasedInMemory,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 16] = [
         Bug::JoinBeforeFreeze,
         Bug::EarlyUnsubscribe,
         Bug::PresenceNotPerSource,
@@ -40,6 +52,12 @@ impl Bug {
         Bug::ExcludeConnection,
         Bug::CutInsideFrame,
         Bug::DrainWithBurst,
+        Bug::DeliveredBeforeCommit,
+        Bug::GapLeftOpen,
+        Bug::PrependUnchecked,
+        Bug::VerdictsReordered,
+        Bug::JoinedAtAssigned,
+        Bug::ErasedInMemory,
     ];
 }
 

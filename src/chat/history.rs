@@ -12,6 +12,7 @@ use std::sync::Arc;
 use memchr::memmem;
 
 use super::store::Chunk;
+use crate::planted::{self, Bug};
 use crate::wire::stored::{is_about, tombstone};
 use crate::wire::value::Id;
 use crate::wire::websocket::{self, Opcode, frame_payloads};
@@ -64,7 +65,8 @@ impl History {
     /// Takes in what comes before the first event, if it does: otherwise it is of no use, and dropped.
     pub fn prepend(&mut self, chunks: Vec<Chunk>, next_seq: u64) {
         let first = self.first_seq().unwrap_or(next_seq);
-        if chunks.last().is_some_and(|chunk| chunk.last_seq + 1 == first) {
+        let fits = chunks.last().is_some_and(|chunk| chunk.last_seq + 1 == first);
+        if fits || planted::is(Bug::PrependUnchecked) {
             for chunk in chunks.into_iter().rev() {
                 self.bytes += chunk.frames.len();
                 self.chunks.push_front(chunk);
@@ -102,19 +104,19 @@ impl History {
         (bytes <= bytes_max).then(|| missed.into())
     }
 
-    /// Makes tombstones of all that is here of a message.
-    pub fn erase(&mut self, message: &Id) {
+    /// Makes tombstones of all that is here of a message that was deleted by the event `deleted_seq`.
+    pub fn erase(&mut self, message: &Id, deleted_seq: u64) {
         // Only a chunk in which the id stands, perhaps written with escapes, is looked at event by event.
         let id = memmem::Finder::new(message.text());
-        for chunk in &mut self.chunks {
+        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.first_seq < deleted_seq) {
             if id.find(&chunk.frames).is_none() && memchr::memchr(b'\\', &chunk.frames).is_none() {
                 continue;
             }
             let mut frames = Vec::with_capacity(chunk.frames.len());
             let mut changed = false;
-            for payload in frame_payloads(&chunk.frames) {
+            for (seq, payload) in (chunk.first_seq..).zip(frame_payloads(&chunk.frames)) {
                 let text = str::from_utf8(payload).unwrap_or_default();
-                let erased = if is_about(text, message) { tombstone(text) } else { None };
+                let erased = if seq < deleted_seq && is_about(text, message) { tombstone(text) } else { None };
                 changed |= erased.is_some();
                 websocket::put_frame(&mut frames, Opcode::Text, &[erased.as_deref().unwrap_or(payload)]);
             }
@@ -250,7 +252,9 @@ mod tests {
         let mut frames = Vec::new();
         websocket::put_frame(&mut frames, Opcode::Text, &[update.as_bytes()]);
         history.push(Chunk { first_seq: 4, last_seq: 4, frames: frames.into() }, KEEP);
-        history.erase(&Id::from_text("m2").unwrap());
+        history.erase(&Id::from_text("m2").unwrap(), 2);
+        assert!(payloads(&history.missed(0, 4, 1 << 20).unwrap())[1].contains("xxx"), "not deleted by what is before");
+        history.erase(&Id::from_text("m2").unwrap(), 5);
         history.check_invariants(4);
         let told = payloads(&history.missed(0, 4, 1 << 20).unwrap());
         assert!(told[0].contains("xxx") && told[2].contains("xxx"));

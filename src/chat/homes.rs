@@ -251,7 +251,10 @@ impl Shard {
     /// Takes an answer of the store.
     pub fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Written(verdicts) => {
+            Done::Written(mut verdicts) => {
+                if planted::is(Bug::VerdictsReordered) {
+                    verdicts.reverse();
+                }
                 for verdict in verdicts {
                     let Some(entrusted) = self.desk.take_written() else {
                         debug_assert!(false, "each verdict has a write");

@@ -75,6 +75,17 @@ pub fn is_about(event: &str, message: &Id) -> bool {
     split.is_ok() && is_message && is_this
 }
 
+/// The message that an event deletes.
+pub fn deleted_message(event: &str) -> Option<Id> {
+    let (mut is_deletion, mut message) = (false, None);
+    let split = object::split(event, |member| match &*member.key {
+        b"type" => is_deletion = member.raw_value == "\"message_deleted\"",
+        b"id" => message = Id::parse_raw(member.raw_value),
+        _ => {}
+    });
+    message.filter(|_| split.is_ok() && is_deletion)
+}
+
 /// Whether an edit with `fields` would give the message another JSON value: a number counts by its value and a string
 /// after unescaping, as in a retry. What cannot be read counts as changed.
 pub fn is_changed_by(payload: &str, fields: &[u8]) -> bool {

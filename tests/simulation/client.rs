@@ -98,6 +98,14 @@ impl Client {
         }
     }
 
+    /// The server is gone; what it had written may still be read.
+    pub fn end_by_crash(&mut self, world: &Rc<RefCell<World>>) {
+        let link = &world.borrow().links[self.link];
+        if !self.ended && link.reset {
+            (self.was_reset, self.ended) = (true, true);
+        }
+    }
+
     fn end(&mut self) {
         self.ended = true;
         let excused = self.fin || self.has_stalled;
@@ -115,6 +123,17 @@ impl Client {
         match &mut self.speaks {
             Speaks::Socket(socket) => socket.act(random, &mut self.out, split),
             Speaks::Rest(rest) => rest.act(random, &mut self.out),
+        }
+    }
+
+    /// Changes something, or comes back to a room.
+    pub fn converse(&mut self, random: &mut Random) {
+        if self.ended || self.fin {
+            return;
+        }
+        match &mut self.speaks {
+            Speaks::Socket(socket) => socket.converse(random, &mut self.out),
+            Speaks::Rest(rest) => rest.converse(random, &mut self.out),
         }
     }
 

@@ -3,12 +3,17 @@
 //!
 //! `SIMULATION_SEED=n` replays one seed, `SIMULATION_SEEDS=n` runs that many. A failure names the seed and the step.
 
+mod audit;
+mod change;
 mod client;
+mod frames;
 mod plan;
 mod random;
 mod rest;
 mod simulation;
 mod socket;
+mod store;
+mod truth;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -23,7 +23,21 @@ pub struct Faults {
     pub stall: usize,
     pub wall_jump: usize,
     pub slow_post: usize,
+    pub store_before: usize,
+    pub store_during: usize,
+    pub store_lost: usize,
+    pub store_slow: usize,
+    pub read_fails: usize,
+    pub restart: usize,
     pub split: bool,
+}
+
+impl Faults {
+    /// Whether the store has any of its own.
+    pub fn is_any_of_store(&self) -> bool {
+        let own = [self.store_before, self.store_during, self.store_lost, self.store_slow, self.read_fails];
+        own.iter().any(|&times| times > 0) || self.restart > 0
+    }
 }
 
 /// A drawn world.
@@ -38,6 +52,7 @@ pub struct Plan {
     pub mailbox_batches: usize,
     pub rates: bool,
     pub big_messages: bool,
+    pub has_store: bool,
     pub limits: Limits,
     pub budgets: Budgets,
     pub faults: Faults,
@@ -56,6 +71,7 @@ impl Plan {
             mailbox_batches: random.pick(&[1, 2, 8, 1024]),
             rates: random.one_in(4),
             big_messages: random.one_in(3),
+            has_store: !random.one_in(3),
             limits,
             budgets: draw_budgets(random),
             faults: draw_faults(random),
@@ -96,6 +112,13 @@ fn draw_limits(random: &mut Random) -> Limits {
     tiny(&mut limits.rooms_max, &[4, 8]);
     tiny(&mut limits.idempotency_entries_max, &[1, 5]);
     tiny(&mut limits.deflate_threshold_bytes, &[1, 100]);
+    tiny(&mut limits.store_writes_max, &[1, 4, 16]);
+    tiny(&mut limits.store_bytes_max, &[1, 1_000, 10_000]);
+    tiny(&mut limits.store_reads_max, &[1, 4]);
+    tiny(&mut limits.history_pool_bytes, &[1, 1_000, 10_000]);
+    tiny(&mut limits.recovery_events, &[0, 1, 5, 20]);
+    tiny(&mut limits.recovery_bytes_max, &[1, 500, 4_000]);
+    tiny(&mut limits.feed_waits_max, &[1, 2]);
     if random.one_in(3) {
         limits.room_linger_ms = random.pick(&[0, 100, 2_000]);
     }
@@ -141,6 +164,12 @@ fn draw_faults(random: &mut Random) -> Faults {
         stall: rate(3),
         wall_jump: rate(60),
         slow_post: rate(3),
+        store_before: rate(5),
+        store_during: rate(5),
+        store_lost: rate(4),
+        store_slow: rate(2),
+        read_fails: rate(5),
+        restart: rate(6),
         split: rate(1) == 1,
     }
 }

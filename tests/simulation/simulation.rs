@@ -1,7 +1,7 @@
 //! One seed: random steps, then healing, settling, looking, and a drain.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,19 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::ids::{HashKey, ShardId};
 use sizland_chat::chat::shard::{Gauges, Shard, ShardSetup};
+use sizland_chat::chat::store::StoreFacts;
 use sizland_chat::config::{Config, Limits};
 use sizland_chat::reactor::io::Post;
 use sizland_chat::reactor::turn::Reactor;
 use sizland_chat::wire::value::Id;
 
+use super::change::{Change, text};
 use super::client::{Client, Speaks};
 use super::plan::{Faults, Plan};
 use super::random::Random;
-use super::rest::{Expect, Rest};
-use super::socket::{Allowed, Offer, Socket, text};
+use super::rest::{Expect, Manner, Rest};
+use super::socket::{Allowed, Memory, Offer, Socket};
+use super::store::Store;
 use super::world::{SimIo, World};
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
@@ -29,20 +32,23 @@ const API_KEY: &str = "an api key of the simulation";
 const IDLE_TURNS_MAX: usize = 3_000;
 
 pub struct Simulation {
-    plan: Plan,
-    random: Random,
-    world: Rc<RefCell<World>>,
+    pub(super) plan: Plan,
+    pub(super) random: Random,
+    pub(super) world: Rc<RefCell<World>>,
     config: Arc<Config>,
     gauges: Arc<Gauges>,
-    reactors: Vec<Reactor<SimIo>>,
+    pub(super) reactors: Vec<Reactor<SimIo>>,
     /// Until when (tick clock) a shard is not turned.
     stalled_until: Vec<u64>,
     slept_at: Vec<u64>,
-    clients: Vec<Client>,
+    pub(super) clients: Vec<Client>,
     made: usize,
     draining: bool,
-    /// (room, epoch, seq) -> id.
-    ledger: BTreeMap<(String, String, u64), String>,
+    /// What clients that are gone leave to those that come.
+    pub(super) memories: VecDeque<(String, Memory)>,
+    pub(super) open: VecDeque<Change>,
+    /// Without a store, (room, epoch, seq) -> what it is.
+    pub(super) told: BTreeMap<(String, String, u64), serde_json::Value>,
     hash: u64,
     pub step: usize,
 }
@@ -54,37 +60,69 @@ impl Simulation {
         let mut world = World::new(plan.shards, plan.faults.clone(), Random::new(random.next()));
         world.send_buffer_bytes = plan.send_buffer_bytes;
         world.mailbox_batches = plan.mailbox_batches;
-        let start = Now { tick_ms: 0, wall_ms: world.wall_ms };
-        let world = Rc::new(RefCell::new(world));
+        if plan.has_store {
+            let facts = StoreFacts {
+                epoch: format!("{:016x}", random.next()).into(),
+                digest_key: (random.next(), random.next()),
+            };
+            world.store = Some(Store::new(&plan.limits, facts, plan.faults.restart > 0));
+        }
         let mut config = Config::for_tests(SECRET, API_KEY);
         (config.threads, config.rates) = (plan.shards, plan.rates);
         config.limits = plan.limits.clone();
-        let (config, gauges) = (Arc::new(config), Arc::new(Gauges::default()));
-        let key = HashKey::new(random.bytes());
-        let reactor = |number: usize, random: &mut Random| {
-            let id = ShardId(number as u16);
-            let (config, gauges) = (config.clone(), gauges.clone());
-            let (seed, store) = (random.bytes(), None);
-            let setup = ShardSetup { config, id, shards: plan.shards, key, seed, gauges, store };
-            let io = SimIo { shard: number, world: world.clone() };
-            Reactor::with_budgets(Shard::new(setup, start), id, plan.shards, io, plan.budgets.clone())
-        };
-        let reactors = (0..plan.shards).map(|number| reactor(number, &mut random)).collect();
-        Self {
+        let mut simulation = Self {
             random,
-            world,
-            config: config.clone(),
-            gauges: gauges.clone(),
-            reactors,
+            world: Rc::new(RefCell::new(world)),
+            config: Arc::new(config),
+            gauges: Arc::default(),
+            reactors: Vec::new(),
             stalled_until: vec![0; plan.shards],
             slept_at: vec![0; plan.shards],
             clients: Vec::new(),
             made: 0,
             draining: false,
-            ledger: BTreeMap::new(),
+            memories: VecDeque::new(),
+            open: VecDeque::new(),
+            told: BTreeMap::new(),
             hash: 0,
             step: 0,
             plan,
+        };
+        simulation.start();
+        simulation
+    }
+
+    /// Begins a process: its shards know nothing.
+    fn start(&mut self) {
+        self.gauges = Arc::default();
+        let (key, shards) = (HashKey::new(self.random.bytes()), self.plan.shards);
+        let (start, store) = {
+            let world = self.world.borrow();
+            let facts = world.store.as_ref().map(Store::facts);
+            (Now { tick_ms: world.now_ms, wall_ms: world.wall_ms }, facts)
+        };
+        let reactor = |number: usize, random: &mut Random| {
+            let id = ShardId(number as u16);
+            let (config, gauges) = (self.config.clone(), self.gauges.clone());
+            let setup = ShardSetup { config, id, shards, key, seed: random.bytes(), gauges, store: store.clone() };
+            let io = SimIo { shard: number, world: self.world.clone() };
+            Reactor::with_budgets(Shard::new(setup, start), id, shards, io, self.plan.budgets.clone())
+        };
+        self.reactors = (0..shards).map(|number| reactor(number, &mut self.random)).collect();
+        self.stalled_until.fill(0);
+        self.slept_at.fill(start.tick_ms);
+    }
+
+    /// The process ends at once, another begins, and whoever was there comes back.
+    fn restart(&mut self) {
+        self.world.borrow_mut().restart();
+        for client in &mut self.clients {
+            client.has_stalled = true;
+            client.end_by_crash(&self.world);
+        }
+        self.start();
+        for _ in 0..self.random.below(self.plan.clients) {
+            self.replace_client();
         }
     }
 
@@ -104,15 +142,22 @@ impl Simulation {
             self.settle(12_000);
         }
         self.check_settled();
+        self.audit();
         self.look();
         self.drain();
+        self.world.borrow().store.iter().for_each(Store::check);
         let clients = std::mem::take(&mut self.clients);
         clients.into_iter().for_each(|client| self.note(client));
         self.hash
     }
 
     fn random_step(&mut self) {
-        match self.random.below(40) {
+        match self.random.below(50) {
+            40..=45 => self.converse(),
+            46..=48 if self.plan.has_store => {
+                self.world.borrow_mut().work();
+            }
+            49 if self.plan.has_store && self.random.one_in(self.plan.faults.restart) => self.restart(),
             0..=15 => {
                 let shard = self.random.below(self.plan.shards);
                 if self.is_runnable(shard) || self.random.one_in(20) {
@@ -160,6 +205,30 @@ impl Simulation {
         self.collect(at);
     }
 
+    /// A client changes something, or comes back, and what it says goes some of its way.
+    fn converse(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.clients.len());
+        let client = &mut self.clients[at];
+        (0..self.random.range(1, 3)).for_each(|_| client.converse(&mut self.random));
+        client.transfer(&self.world, usize::MAX);
+        for _ in 0..self.random.range(1, 6) {
+            let shard = self.random.below(self.plan.shards);
+            self.world.borrow_mut().land(shard, 1);
+            self.turn(shard);
+            if self.random.one_in(3) {
+                self.world.borrow_mut().work();
+            }
+        }
+        let client = &mut self.clients[at];
+        if client.not_reading == 0 {
+            client.receive(&self.world, 1 << 20);
+        }
+        self.collect(at);
+    }
+
     /// One client asks and is gone, another asks in its place, and the answers meet.
     fn take_over_slot(&mut self) {
         let shard = self.random.below(self.plan.shards);
@@ -198,11 +267,15 @@ impl Simulation {
         let users: Vec<String> = (0..self.plan.users).map(|user| user.to_string()).collect();
         let (limits, plan) = (&self.plan.limits, &self.plan);
         let drops = plan.drops();
+        let manner = Manner { big: plan.big_messages, may_drop: drops, has_store: plan.has_store };
         let mut client = if self.random.one_in(4) {
-            let (name, big) = (format!("c{}", self.made), plan.big_messages);
-            Client::new(link, Speaks::Rest(Box::new(Rest::new(name, API_KEY, rooms, users, big, drops))))
+            let mut rest = Rest::new(format!("c{}", self.made), API_KEY, rooms, users, manner);
+            rest.open = self.open.drain(..self.open.len().min(5)).collect();
+            Client::new(link, Speaks::Rest(Box::new(rest)))
         } else {
-            let user = self.random.pick(&users.iter().collect::<Vec<_>>()).clone();
+            let heir = if self.random.one_in(4) { None } else { self.memories.pop_front() };
+            let mut user = || self.random.pick(&users.iter().collect::<Vec<_>>()).clone();
+            let (user, memory) = heir.unwrap_or_else(|| (user(), Memory::default()));
             // The same user, once as a number and once as text.
             let id = if self.random.one_in(2) { Id::parse_raw(&user) } else { Id::from_text(&user) };
             let wall_ms = self.world.borrow().wall_ms;
@@ -226,7 +299,8 @@ impl Simulation {
             let late = self.random.one_in(6);
             let offer = Offer { late, window_bits: self.random.pick(&[0, 0, 8, 9, 10, 15]) };
             let first = self.made as u64 * 1_000;
-            let socket = Socket::new(user, rooms, &token, &mut client_out, allowed, offer, first);
+            let mut socket = Socket::new(user, rooms, &token, &mut client_out, allowed, offer, first);
+            socket.memory = memory;
             let mut client = Client::new(link, Speaks::Socket(Box::new(socket)));
             client.out = client_out;
             client
@@ -304,7 +378,7 @@ impl Simulation {
     }
 
     /// Lets everything run that can, for so long on the tick clock.
-    fn settle(&mut self, ms: u64) {
+    pub(super) fn settle(&mut self, ms: u64) {
         let end_ms = self.world.borrow().now_ms + ms;
         loop {
             self.run_all();
@@ -325,7 +399,7 @@ impl Simulation {
         let mut idle_turns = 0;
         let mut last = 0;
         loop {
-            let mut moved = false;
+            let mut moved = self.world.borrow_mut().work();
             for shard in 0..self.plan.shards {
                 self.world.borrow_mut().land(shard, usize::MAX);
             }
@@ -451,15 +525,16 @@ impl Simulation {
         }
     }
 
-    fn connect_prober(&mut self) -> Option<usize> {
+    pub(super) fn connect_prober(&mut self) -> Option<usize> {
         let link = self.world.borrow_mut().connect()?;
         let drops = self.plan.drops();
-        let rest = Rest::new("probe".into(), API_KEY, vec![], vec![], false, drops);
+        let manner = Manner { big: false, may_drop: drops, has_store: self.plan.has_store };
+        let rest = Rest::new(format!("probe{}", self.clients.len()), API_KEY, vec![], vec![], manner);
         self.clients.push(Client::new(link, Speaks::Rest(Box::new(rest))));
         Some(self.clients.len() - 1)
     }
 
-    fn prober(&mut self, at: usize, ask: impl FnOnce(&mut Rest, &mut std::collections::VecDeque<u8>)) {
+    pub(super) fn prober(&mut self, at: usize, ask: impl FnOnce(&mut Rest, &mut VecDeque<u8>)) {
         let Client { speaks: Speaks::Rest(rest), out, .. } = &mut self.clients[at] else { return };
         ask(rest, out);
     }
@@ -502,7 +577,7 @@ impl Simulation {
         }
         self.lead(Stage::Settle);
         for shard in 0..self.plan.shards {
-            self.world.borrow_mut().ports[shard].flight.push_back(Post::End);
+            self.world.borrow_mut().ports[shard].flight.push_back((Post::End, 0));
         }
         self.run_all();
         for (shard, reactor) in self.reactors.iter().enumerate() {
@@ -516,7 +591,7 @@ impl Simulation {
 
     fn lead(&mut self, stage: Stage) {
         for port in &mut self.world.borrow_mut().ports {
-            port.flight.push_back(Post::Stage(stage));
+            port.flight.push_back((Post::Stage(stage), 0));
         }
         let limits = &self.plan.limits;
         let deadline_ms = self.world.borrow().now_ms + limits.drain_window_ms + limits.close_ms + 5_000;
@@ -543,16 +618,12 @@ impl Simulation {
         self.world.borrow().ports.iter().all(|port| port.reports.contains(&stage))
     }
 
-    /// Takes what a client has learned into the ledger: one place has one message.
-    fn collect(&mut self, at: usize) {
-        let Some(socket) = self.clients[at].socket() else { return };
-        for (room, epoch, seq, id) in socket.seen.drain(..) {
-            let known = self.ledger.entry((room, epoch, seq)).or_insert_with(|| id.clone());
-            assert_eq!(*known, id, "one place, two messages");
-        }
-    }
-
     fn note(&mut self, client: Client) {
         self.hash = self.hash.rotate_left(5) ^ client.hash;
+        match client.speaks {
+            Speaks::Socket(socket) if socket.connected => self.memories.push_back(socket.into_memory()),
+            Speaks::Socket(_) => {}
+            Speaks::Rest(rest) => self.open.extend(rest.into_open()),
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::{Value, json};
 
+use super::change::{Change, What, text};
+use super::frames::{frame, inflate, put, say};
 use super::random::Random;
 
 /// What must be known to judge how a connection may end.
@@ -35,7 +36,9 @@ pub struct Offer {
 pub struct View {
     pub joined: bool,
     pub last: u64,
-    epoch: String,
+    pub epoch: String,
+    /// What is sent up to there was missed, and is as it was when the room had come so far.
+    missed_to: u64,
     /// A leave without `ref` was sent; answers to requests from this number on settle what became of it.
     unsure: Option<u64>,
     pub online: BTreeSet<String>,
@@ -45,10 +48,36 @@ pub struct View {
 
 #[derive(Debug)]
 enum Sent {
-    Join(String),
+    /// With where it left off, if it says so.
+    Join(String, Option<Place>),
     Leave(String),
     Rooms,
+    Change(Change),
     Other,
+}
+
+/// Up to where a client knows a room.
+pub type Place = (u64, String);
+
+/// What a client has learned of one event.
+#[derive(Debug)]
+pub struct Seen {
+    pub room: String,
+    pub epoch: String,
+    pub seq: u64,
+    pub event: Value,
+    /// It was missed, and is as it was when the room had come so far.
+    pub told_to: Option<u64>,
+}
+
+/// What is left of a client when its connection is over, for the next one of the same user.
+#[derive(Clone, Default, Debug)]
+pub struct Memory {
+    pub places: BTreeMap<String, Place>,
+    /// Changes of which it is not known whether they are kept.
+    pub open: Vec<Change>,
+    /// Messages that it has written, or heard of, which may be changed.
+    pub own: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -74,12 +103,11 @@ pub struct Socket {
     pub must_answer_below: u64,
     pub shed: u64,
     pub allowed: Allowed,
-    /// Ids of messages with their place.
-    pub seen: Vec<(String, String, u64, String)>,
-}
-
-pub fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    pub memory: Memory,
+    pub seen: Vec<Seen>,
+    pub acknowledged: Vec<(Change, Option<u64>)>,
+    /// What the last one who said where it left off was told.
+    pub recovered: Option<bool>,
 }
 
 impl Socket {
@@ -122,7 +150,10 @@ impl Socket {
             must_answer_below: 0,
             shed: 0,
             allowed,
+            memory: Memory::default(),
             seen: Vec::new(),
+            acknowledged: Vec::new(),
+            recovered: None,
         };
         if late {
             let reference = socket.number(Sent::Other);
@@ -139,6 +170,10 @@ impl Socket {
         self.connected && !self.close_sent && self.closed.is_none()
     }
 
+    pub fn is_in(&self, room: &str) -> bool {
+        self.views.get(room).is_some_and(|view| view.joined && view.unsure.is_none())
+    }
+
     /// Rooms of which it is not known whether this client is in them.
     pub fn unsure(&self) -> Vec<String> {
         self.views.iter().filter(|(_, view)| view.unsure.is_some()).map(|(room, _)| room.clone()).collect()
@@ -153,8 +188,10 @@ impl Socket {
             return;
         }
         let room = self.rooms[random.below(self.rooms.len())].clone();
-        match random.below(24) {
-            0..=5 => self.join(&room, out),
+        match random.below(32) {
+            0..=2 => self.join(&room, out),
+            3..=5 => self.come_back(&room, random, out),
+            24..=30 => self.change(&room, random, out, split),
             6..=7 => self.leave(&room, out),
             8 => {
                 self.views.entry(room.clone()).or_default().unsure = Some(self.next);
@@ -201,9 +238,99 @@ impl Socket {
         }
     }
 
+    /// Changes something in a room that it is in, or joins one.
+    pub fn converse(&mut self, random: &mut Random, out: &mut VecDeque<u8>) {
+        if self.close_sent || self.closed.is_some() {
+            return;
+        }
+        let inside: Vec<&String> = self.rooms.iter().filter(|room| self.is_in(room)).collect();
+        if inside.is_empty() || random.one_in(5) {
+            let room = self.rooms[random.below(self.rooms.len())].clone();
+            return self.come_back(&room, random, out);
+        }
+        let room = inside[random.below(inside.len())].clone();
+        self.change(&room, random, out, false);
+    }
+
     pub fn join(&mut self, room: &str, out: &mut VecDeque<u8>) {
-        let reference = self.number(Sent::Join(room.to_owned()));
+        let reference = self.number(Sent::Join(room.to_owned(), None));
         put(out, 1, true, json!({"type": "join_room", "roomId": room, "ref": reference}).to_string().as_bytes());
+    }
+
+    /// Joins and says where it left off, or something like it.
+    fn come_back(&mut self, room: &str, random: &mut Random, out: &mut VecDeque<u8>) {
+        let view = self.views.get(room).map(|view| (view.last, view.epoch.clone()));
+        let known = view.filter(|(_, epoch)| !epoch.is_empty()).or_else(|| self.memory.places.get(room).cloned());
+        let Some((last, epoch)) = known else { return self.join(room, out) };
+        let place = match random.below(8) {
+            0..=3 => (last, epoch),
+            4..=5 => (last.saturating_sub(random.range(1, 6) as u64), epoch),
+            6 => (0, epoch),
+            _ => {
+                if random.one_in(2) {
+                    (last + 1_000, epoch)
+                } else {
+                    (last, "another".to_owned())
+                }
+            }
+        };
+        self.join_from(room, place, out);
+    }
+
+    pub fn join_from(&mut self, room: &str, place: Place, out: &mut VecDeque<u8>) {
+        let (since, epoch) = &place;
+        let mut message = json!({"type": "join_room", "roomId": room, "since": since, "epoch": epoch});
+        message["ref"] = json!(self.number(Sent::Join(room.to_owned(), Some(place))));
+        put(out, 1, true, message.to_string().as_bytes());
+    }
+
+    /// Asks for something durable: anew, or what it does not know to be kept.
+    fn change(&mut self, room: &str, random: &mut Random, out: &mut VecDeque<u8>, split: bool) {
+        let change = if !self.memory.open.is_empty() && random.one_in(2) {
+            self.memory.open.swap_remove(random.below(self.memory.open.len()))
+        } else {
+            self.draw(room, random)
+        };
+        let mut message = change.message();
+        message["ref"] = json!(self.number(Sent::Change(change)));
+        say(self.deflates, out, message, random, split);
+    }
+
+    fn draw(&mut self, room: &str, random: &mut Random) -> Change {
+        let number = self.next;
+        let own: Vec<&String> = self.memory.own.iter().filter(|(of, _)| of == room).map(|(_, id)| id).collect();
+        let room = room.to_owned();
+        let id = match own.len() {
+            0 => format!("{number:08x}-0000-4000-8000-000000000000"),
+            count => own[random.below(count)].clone(),
+        };
+        let what = match random.below(8) {
+            _ if own.is_empty() => What::Message { id },
+            0..=2 => What::Message { id: format!("{number:08x}-0000-4000-8000-000000000000") },
+            3 => What::Edit { id, content: format!("edit {number}") },
+            4 => What::Delete { id },
+            5 => What::React { id, emoji: format!("e{}", number % 7), user: self.user.clone() },
+            6 => What::Unreact { id, emoji: format!("e{}", number % 7) },
+            _ => What::MarkRead { seq: self.views.get(&room).map_or(1, |view| view.last.max(1)) },
+        };
+        Change { room, what }
+    }
+
+    /// What is left of it for the next connection.
+    pub fn into_memory(self) -> (String, Memory) {
+        let mut memory = self.memory;
+        for (room, view) in self.views {
+            if !view.epoch.is_empty() {
+                memory.places.insert(room, (view.last, view.epoch));
+            }
+        }
+        let open = self.sent.into_values().filter_map(|sent| match sent {
+            Sent::Change(change) => Some(change),
+            _ => None,
+        });
+        memory.open.extend(open);
+        memory.open.truncate(20);
+        (self.user, memory)
     }
 
     pub fn leave(&mut self, room: &str, out: &mut VecDeque<u8>) {
@@ -353,17 +480,50 @@ impl Socket {
         };
         let sent = self.sent.remove(&reference);
         let sent = sent.unwrap_or_else(|| panic!("answered twice, or never asked: {message}"));
-        if let (Sent::Join(room) | Sent::Leave(room), true) = (&sent, kind == "ack") {
-            assert_eq!(message["roomId"], **room, "{message}");
-            let view = self.views.entry(room.clone()).or_default();
-            if view.unsure.is_some_and(|since| reference >= since) {
-                view.unsure = None;
+        match sent {
+            Sent::Change(change) => self.take_verdict(kind == "ack", change, message),
+            Sent::Join(room, _) if kind == "ack" => {
+                let view = self.settle(&room, reference, message);
+                assert!(view.joined, "a join is answered behind the greeting");
+                assert!(view.last >= view.missed_to, "{} of {} missed: {message}", view.last, view.missed_to);
             }
-            match sent {
-                Sent::Leave(_) => view.joined = false,
-                _ => assert!(view.joined, "a join is answered behind the greeting"),
-            }
+            Sent::Leave(room) if kind == "ack" => self.settle(&room, reference, message).joined = false,
+            _ => {}
         }
+    }
+
+    /// What has become of a leave without `ref` is known behind the answer to something later.
+    fn settle(&mut self, room: &str, reference: u64, message: &Value) -> &mut View {
+        assert_eq!(message["roomId"], *room, "{message}");
+        let view = self.views.entry(room.to_owned()).or_default();
+        if view.unsure.is_some_and(|since| reference >= since) {
+            view.unsure = None;
+        }
+        view
+    }
+
+    fn take_verdict(&mut self, is_kept: bool, change: Change, message: &Value) {
+        if !is_kept {
+            let code = message["code"].as_str().unwrap();
+            assert!(code == "rate_limited" || message["roomId"] == *change.room, "{message}");
+            let may_be_lost = matches!(code, "unavailable" | "overloaded" | "rate_limited" | "not_in_room");
+            let is_other = matches!(code, "not_found" | "forbidden") && !matches!(change.what, What::Message { .. });
+            assert!(may_be_lost || is_other, "{change:?} was answered {message}");
+            if may_be_lost && self.memory.open.len() < 20 {
+                self.memory.open.push(change);
+            }
+            return;
+        }
+        let seq = message["seq"].as_u64();
+        if let What::Message { id } = &change.what {
+            assert_eq!((&message["id"], seq.is_some()), (&json!(id), true), "{message}");
+            self.memory.own.push((change.room.clone(), id.clone()));
+            let leaves = self.sent.values().any(|sent| matches!(sent, Sent::Leave(room) if *room == change.room));
+            let view = self.views.entry(change.room.clone()).or_default();
+            let has_it = !view.joined || view.unsure.is_some() || leaves || seq <= Some(view.last);
+            assert!(has_it, "{} knows the room up to {} only: {message}", self.user, view.last);
+        }
+        self.acknowledged.push((change, seq));
     }
 
     fn room_event(&mut self, kind: &str, message: &Value) {
@@ -373,17 +533,27 @@ impl Socket {
             self.greeted = Some(room);
             return;
         }
+        if kind == "read_receipt" && user == self.user {
+            // Of a large room all connections of the reader are told.
+            return;
+        }
         let view = self.views.entry(room.clone()).or_default();
         assert!(view.joined, "{} gets {message} without being in the room", self.user);
-        if let Some(seq) = message["seq"].as_u64().filter(|_| kind != "online_update") {
+        if let Some(seq) = message["seq"].as_u64().filter(|_| !matches!(kind, "online_update" | "read_receipt")) {
             assert_eq!(seq, view.last + 1, "{} in {room}: {message}", self.user);
             view.last = seq;
-            let id = if kind == "new_message" { text(&message["id"]) } else { String::new() };
-            self.seen.push((room.clone(), view.epoch.clone(), seq, id));
+            let (told_to, epoch) = ((seq <= view.missed_to).then_some(view.missed_to), view.epoch.clone());
+            self.seen.push(Seen { room: room.clone(), epoch, seq, event: message.clone(), told_to });
+            if kind == "new_message" && self.memory.own.len() < 10 {
+                self.memory.own.push((room.clone(), text(&message["id"])));
+            }
         }
         let view = self.views.entry(room.clone()).or_default();
         match kind {
-            "new_message" | "reaction" => assert!(message["seq"].is_u64(), "{message}"),
+            "new_message" | "message_updated" | "message_deleted" | "reaction" | "reaction_removed" => {
+                assert!(message["seq"].is_u64(), "{message}");
+            }
+            "read_receipt" => {}
             "user_joined" => {
                 view.online.insert(user);
             }
@@ -414,14 +584,32 @@ impl Socket {
         }
     }
 
+    /// Where the events begin that are sent now, if what was missed is.
+    fn since(&mut self, room: &str, recovered: Option<bool>) -> Option<Place> {
+        let recovered = recovered?;
+        // Joins that say where they left off are answered in order, each by a greeting or an error.
+        let places = self.sent.values().filter_map(|sent| match sent {
+            Sent::Join(of, Some(place)) if of == room => Some(place),
+            _ => None,
+        });
+        let place = places.cloned().next().unwrap_or_else(|| panic!("nobody said where {room} was left"));
+        self.recovered = Some(recovered);
+        recovered.then_some(place)
+    }
+
     fn take_list(&mut self, room: &str, message: &Value, greeting: bool) {
+        let since = self.since(room, message["recovered"].as_bool().filter(|_| greeting));
         let view = self.views.entry(room.to_owned()).or_default();
         let (seq, epoch) = (message["seq"].as_u64().unwrap(), text(&message["epoch"]));
         if view.joined && view.unsure.is_none() {
             assert_eq!((seq, &*epoch), (view.last, &*view.epoch), "a list shows the room as it was told: {message}");
         }
         assert!(greeting || view.joined);
-        (view.joined, view.last, view.epoch) = (true, seq, epoch);
+        if let Some((since, of)) = &since {
+            assert!(*since <= seq && *of == epoch, "recovered from {since} of {of}: {message}");
+        }
+        view.missed_to = if since.is_some() { seq } else { 0 };
+        (view.joined, view.last, view.epoch) = (true, since.map_or(seq, |(since, _)| since), epoch);
         view.online = message["online"].as_array().unwrap().iter().map(text).collect();
         view.truncated = message["truncated"] == true;
         if greeting {
@@ -429,74 +617,4 @@ impl Socket {
         }
         assert!(view.truncated || view.online.contains(&self.user), "who is told is in the list: {message}");
     }
-}
-
-fn say(deflates: bool, out: &mut VecDeque<u8>, message: Value, random: &mut Random, split: bool) {
-    let text = message.to_string().into_bytes();
-    let (opcode, payload) = if deflates { (0x41, deflate(&text)) } else { (1, text) };
-    if split && random.one_in(4) {
-        let at = random.below(payload.len());
-        put(out, opcode, false, &payload[..at]);
-        put(out, 9, true, b"between");
-        put(out, 0, true, &payload[at..]);
-    } else {
-        put(out, opcode, true, &payload);
-    }
-}
-
-/// What a sender takes off the end of a compressed message.
-const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
-
-fn deflate(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 100);
-    Compress::new(Compression::fast(), false).compress_vec(text, &mut out, FlushCompress::Sync).unwrap();
-    out.truncate(out.len() - TAIL.len());
-    out
-}
-
-/// What is in a compressed message.
-fn inflate(payload: &[u8]) -> Vec<u8> {
-    let input = [payload, TAIL].concat();
-    let (mut stream, mut out) = (Decompress::new(false), Vec::with_capacity(1 << 20));
-    stream.decompress_vec(&input, &mut out, FlushDecompress::Sync).unwrap();
-    assert_eq!(stream.total_in(), input.len() as u64, "a compressed message ends with its last block");
-    assert!(out.len() > payload.len(), "it is compressed only if that makes it smaller");
-    out
-}
-
-fn put(out: &mut VecDeque<u8>, opcode: u8, fin: bool, payload: &[u8]) {
-    out.push_back(opcode | if fin { 0x80 } else { 0 });
-    match payload.len() {
-        length @ 0..=125 => out.push_back(0x80 | length as u8),
-        length => {
-            out.push_back(0x80 | 126);
-            out.extend((length as u16).to_be_bytes());
-        }
-    }
-    let mask = [0x12, 0x34, 0x56, 0x78];
-    out.extend(mask);
-    out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
-}
-
-/// The first whole frame: first byte, payload, length in all.
-fn frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
-    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert!(matches!(first & 0xf0, 0x80 | 0xc0), "a server frame is whole: {first:#x} {second:#x}");
-    assert_eq!(second & 0x80, 0, "a server frame is not masked");
-    let (start, length) = match second {
-        126 => {
-            let length = u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]);
-            assert!(length > 125, "the shortest form is used");
-            (4, usize::from(length))
-        }
-        127 => {
-            let length = u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()) as usize;
-            assert!(length > 0xffff && length < 1 << 30, "the shortest form is used");
-            (10, length)
-        }
-        length => (2, usize::from(length)),
-    };
-    assert!(matches!(first & 0x7f, 0x41 | 1 | 8 | 9 | 10), "opcode {first:#x}");
-    let payload = bytes.get(start..start + length)?;
-    Some((first, payload.to_vec(), start + length))
 }

@@ -20,6 +20,7 @@ use sizland_chat::reactor::io::{Event, Io, Post};
 
 use super::plan::Faults;
 use super::random::Random;
+use super::store::{Store, Told};
 
 const READABLE: u8 = 1;
 const WRITABLE: u8 = 2;
@@ -45,13 +46,16 @@ pub struct Link {
     refused: bool,
 }
 
+/// A post on its way, and the state of the store that it shows, 0 for none.
+pub type Parcel = (Post, u64);
+
 /// What one shard sees.
 #[derive(Default)]
 pub struct Port {
     /// Posted and not arrived.
-    pub flight: VecDeque<Post>,
+    pub flight: VecDeque<Parcel>,
     /// Arrived and not received.
-    pub mailbox: VecDeque<Post>,
+    pub mailbox: VecDeque<Parcel>,
     /// The wake flag: a wake is on its way.
     wake_pending: bool,
     /// The wake itself.
@@ -74,6 +78,7 @@ pub struct World {
     pub ports: Vec<Port>,
     pub faults: Faults,
     pub random: Random,
+    pub store: Option<Store>,
     pub send_buffer_bytes: usize,
     pub mailbox_batches: usize,
     /// The listener that the kernel picks now.
@@ -91,6 +96,7 @@ impl World {
             ports,
             faults,
             random,
+            store: None,
             send_buffer_bytes: 1000,
             mailbox_batches: 8,
             preferred: None,
@@ -153,6 +159,40 @@ impl World {
                 port.wake_pending = true;
                 port.woken = true;
             }
+        }
+    }
+
+    /// Lets the store do some of what waits; whether there was anything.
+    pub fn work(&mut self) -> bool {
+        let Some(store) = self.store.as_mut().filter(|store| store.has_work()) else { return false };
+        for Told { shard, done, state } in store.work(&mut self.random, &self.faults) {
+            self.ports[shard].flight.push_back((Post::Done(done), state));
+            if !self.random.one_in(self.faults.store_slow) {
+                self.land(shard, usize::MAX);
+            }
+        }
+        true
+    }
+
+    /// The process ends at once: of its sockets only what was written to them is left.
+    pub fn restart(&mut self) {
+        for link in &mut self.links {
+            if link.closed {
+                continue;
+            }
+            (link.owner, link.edges, link.refused) = (None, 0, false);
+            (link.closed, link.server_fin, link.client_fin) = (true, true, true);
+            link.to_server.clear();
+            if self.random.one_in(2) {
+                link.to_client.clear();
+                link.reset = true;
+            }
+        }
+        for port in &mut self.ports {
+            *port = Port { listening: true, ..Port::default() };
+        }
+        if let Some(store) = &mut self.store {
+            store.crash(&mut self.random);
         }
     }
 
@@ -355,10 +395,10 @@ impl Io for SimIo {
 
     fn receive(&mut self) -> Option<Post> {
         let world = &mut *self.world.borrow_mut();
-        let post = world.ports[self.shard].mailbox.pop_front();
-        if post.is_some() {
+        if let Some((post, state)) = world.ports[self.shard].mailbox.pop_front() {
             world.ports[self.shard].progress += 1;
-            return post;
+            world.store.iter_mut().for_each(|store| store.note_seen(state));
+            return Some(post);
         }
         // The box was seen empty; now something arrives.
         if world.random.one_in(world.faults.slow_post) {
@@ -378,7 +418,7 @@ impl Io for SimIo {
         if full || port.flight.len() + port.mailbox.len() >= max {
             return Err(batch);
         }
-        port.flight.push_back(Post::Batch(batch));
+        port.flight.push_back((Post::Batch(batch), 0));
         world.ports[self.shard].progress += 1;
         if !slow {
             world.land(target.index(), usize::MAX);
@@ -387,7 +427,11 @@ impl Io for SimIo {
     }
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
-        Err(job)
+        let world = &mut *self.world.borrow_mut();
+        let Some(store) = &mut world.store else { return Err(job) };
+        store.submit(self.shard, job);
+        world.ports[self.shard].progress += 1;
+        Ok(())
     }
 
     fn trim(&mut self) {}

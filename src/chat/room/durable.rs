@@ -4,7 +4,8 @@
 //! the room says and what is answered.
 //!
 //! A verdict whose `seq` is not the next one says that the store has events that the room has not emitted: a commit whose
-//! answer was lost. The room asks for them, and emits them first; until then what comes behind is held.
+//! answer was lost. So does a retry of what has a place that was not emitted. The room asks for the events, and emits them
+//! first; until then what comes behind is held.
 //!
 //! Invariants: a change has one answer; verdicts are settled in the order of their `seq`.
 
@@ -17,9 +18,12 @@ use crate::chat::desk::Entrusted;
 use crate::chat::envelope::{Answer, Origin, RoomAsk};
 use crate::chat::ids::ShardId;
 use crate::chat::store::{Action, Asker, Change, Chunk, Found, Lookup, Outcome, Verdict, Write};
+use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
 use crate::wire::event;
+use crate::wire::stored::deleted_message;
 use crate::wire::value::Id;
+use crate::wire::websocket::frame_payloads;
 
 /// How soon events that could not be read are asked for again.
 const RETRY_MS: u64 = 1_000;
@@ -45,8 +49,8 @@ struct Waiting {
     held: VecDeque<(Entrusted, Verdict)>,
     /// When the gap is asked for again, on the tick clock.
     retry_ms: Option<u64>,
-    /// Messages of which nothing may be left in the history.
-    erased: Vec<Id>,
+    /// Messages of which nothing may be left in the history, and by which event they are deleted.
+    erased: Vec<(Id, u64)>,
     /// What was missed behind this `seq` was asked for, and is not to be had.
     tried_after: Option<u64>,
 }
@@ -97,9 +101,10 @@ impl StoreSide {
     }
 
     /// The messages of which nothing may be left in the history; called when a turn's events are in it.
-    pub(super) fn end_turn(&mut self) -> Vec<Id> {
+    pub(super) fn end_turn(&mut self) -> Vec<(Id, u64)> {
         let Some(waiting) = &mut self.waiting else { return Vec::new() };
-        let erased = std::mem::take(&mut waiting.erased);
+        // What is being read may have been read before the deletion, and comes into the history behind it.
+        let erased = if self.reading.is_some() { waiting.erased.clone() } else { std::mem::take(&mut waiting.erased) };
         if self.reading.is_none() && waiting.parked.is_empty() {
             waiting.tried_after = None;
             if waiting.held.is_empty() && waiting.retry_ms.is_none() {
@@ -152,7 +157,7 @@ impl Room {
     pub fn handle_verdict(&mut self, cx: &mut RoomContext<'_>, entrusted: Entrusted, verdict: Verdict) {
         self.store.writes -= 1;
         self.store.write_bytes -= entrusted.write.change.prefix.len();
-        if self.store.has_held() || self.is_behind_gap(&verdict) {
+        if self.store.has_held() || self.gap_before(&verdict).is_some() {
             self.store.waiting().held.push_back((entrusted, verdict));
             self.settle_held(cx);
         } else {
@@ -181,9 +186,13 @@ impl Room {
             let verdict = cx.orderer.decide(cx.now, cx.limits, &write, self.last_seq + 1);
             return Some(self.settle(cx, &write, verdict));
         }
-        let entrusted = Entrusted { room: cx.number, source, origin: origin.clone(), write: Arc::new(write) };
+        let write = Arc::new(write);
+        let entrusted = Entrusted { room: cx.number, source, origin: origin.clone(), write: write.clone() };
         if cx.desk.write(entrusted).is_err() {
             return Some(Answer::Refused(ErrorCode::Overloaded));
+        }
+        if planted::is(Bug::DeliveredBeforeCommit) && bytes > 0 {
+            self.emit(cx, &write, self.last_seq + 1);
         }
         self.store.writes += 1;
         self.store.write_bytes += bytes;
@@ -255,6 +264,9 @@ impl Room {
 
     /// Emits an event that has its place, and says what to answer.
     fn emit(&mut self, cx: &mut RoomContext<'_>, write: &Write, seq: u64) -> Answer {
+        if planted::is(Bug::DeliveredBeforeCommit) && seq <= self.last_seq {
+            return self.published(write.outcome(seq), false);
+        }
         debug_assert_eq!(seq, self.last_seq + 1, "a room's sequence has no holes");
         if let Action::Post(post) = &write.change.action
             && let Some(author) = &post.author
@@ -270,7 +282,7 @@ impl Room {
             Action::Post(_) => self.published(write.outcome(seq), false),
             action => {
                 if let Action::Delete { message } = action {
-                    self.store.waiting().erased.push(message.clone());
+                    self.store.waiting().erased.push((message.clone(), seq));
                 }
                 Answer::Changed { seq: Some(seq), timestamp_ms: write.at_ms }
             }
@@ -287,11 +299,9 @@ impl Room {
     fn settle_held(&mut self, cx: &mut RoomContext<'_>) {
         while self.store.has_held() {
             let Some((entrusted, verdict)) = self.store.waiting().held.pop_front() else { return };
-            if let Verdict::New { seq } = verdict
-                && self.is_behind_gap(&verdict)
-            {
+            if let Some(to) = self.gap_before(&verdict) {
                 self.store.waiting().held.push_front((entrusted, verdict));
-                return self.ask_for_gap(cx, seq - 1);
+                return self.ask_for_gap(cx, to);
             }
             self.settle_entrusted(cx, &entrusted, verdict);
         }
@@ -302,9 +312,18 @@ impl Room {
         self.replies.push((entrusted.source, entrusted.origin.clone(), Due::Answer(answer)));
     }
 
-    /// Whether the store has events that the room has not emitted.
-    fn is_behind_gap(&self, verdict: &Verdict) -> bool {
-        matches!(verdict, Verdict::New { seq } if *seq > self.last_seq + 1)
+    /// Up to where the store has events that the room has not emitted, and has to before it settles the verdict.
+    fn gap_before(&self, verdict: &Verdict) -> Option<u64> {
+        let to = match verdict {
+            Verdict::New { seq } => seq - 1,
+            // A retry of what was kept when the answer was lost: its event is part of the gap.
+            Verdict::Same(outcome) => outcome.seq,
+            _ => return None,
+        };
+        if planted::is(Bug::GapLeftOpen) {
+            return None;
+        }
+        (to > self.last_seq).then_some(to)
     }
 
     fn ask_for_gap(&mut self, cx: &mut RoomContext<'_>, to: u64) {
@@ -324,6 +343,10 @@ impl Room {
     fn close_gap(&mut self, chunks: Vec<Chunk>) {
         for Chunk { first_seq, last_seq, frames } in chunks {
             debug_assert_eq!(first_seq, self.last_seq + 1, "the gap is closed from its beginning");
+            for (seq, payload) in (first_seq..).zip(frame_payloads(&frames)) {
+                let deleted = deleted_message(str::from_utf8(payload).unwrap_or_default());
+                self.store.waiting().erased.extend(deleted.map(|message| (message, seq)));
+            }
             self.burst.push_ready(frames, (last_seq - first_seq + 1) as u32);
             self.last_seq = last_seq;
         }
