@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode as Sqlite};
 
 use super::checkpointer::{LARGE_BYTES, Log, Written};
 use super::database::Database;
-use super::failure::Failure;
+use super::failure::{Complaints, Failure};
 use super::ledger::Ledger;
 use super::reader;
 use super::readers::Source;
@@ -42,6 +42,7 @@ pub(crate) struct WriteConnection {
     written: Written,
     log: Option<PathBuf>,
     bounded: Option<Instant>,
+    complaints: Complaints,
 }
 
 impl WriteConnection {
@@ -51,7 +52,16 @@ impl WriteConnection {
         let log = database.path().map(log_of);
         let retention = Retention::new(limits);
         let (database, limits) = (Arc::clone(database), limits.clone());
-        Ok(Self { database, limits, ledger: Some(ledger), retention, written, log, bounded: None })
+        Ok(Self {
+            database,
+            limits,
+            ledger: Some(ledger),
+            retention,
+            written,
+            log,
+            bounded: None,
+            complaints: Complaints::default(),
+        })
     }
 
     /// Writes the log back, so that the next start finds none.
@@ -127,8 +137,12 @@ impl Core for WriteConnection {
         let written_back = patience(BOUND_MS_MAX).and_then(|()| write_log_back(connection, "TRUNCATE"));
         match patience(BUSY_MS_MAX).and(written_back) {
             Ok(()) => {}
-            // What reads keeps it, and the disk says so to the next commit.
-            Err(error) => tracing::warn!(%error, bytes = self.log_bytes(), "the store's log stays long"),
+            // Somebody reads it, or the disk fails and will tell the next commit.
+            Err(error) => {
+                if let Some(count) = self.complaints.count(Instant::now()) {
+                    tracing::warn!(%error, count, bytes = self.log_bytes(), "the store's log stays long");
+                }
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::batch::Kind;
 use super::import_line::{Line, LineKind, parse_line};
-use super::ledger::Kind;
 use crate::error::Error;
 use crate::wire::message::tombstone;
 use crate::wire::value::Id;

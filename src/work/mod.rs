@@ -4,6 +4,7 @@
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
 pub mod backup;
+mod batch;
 mod checkpointer;
 mod connections;
 pub mod database;

@@ -8,8 +8,8 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::batch::{Kind, id, text};
 use super::feed;
-use super::ledger::{Kind, id, text};
 use crate::chat::store::{Chunk, Found, Lookup, StoreFacts, Trace, TracePlace};
 use crate::wire::object::{self, Member};
 use crate::wire::rest_body::put_member;

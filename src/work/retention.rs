@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::ledger::Kind;
+use super::batch::Kind;
 use crate::config::Limits;
 
 /// What a step may take, from its beginning to its commit.

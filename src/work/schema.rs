@@ -165,3 +165,28 @@ fn random<const N: usize>() -> rusqlite::Result<[u8; N]> {
     filled.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_that_are_missing_are_taken_together_or_not_at_all() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert!(is_ours(&connection, 0).unwrap());
+        migrate(&mut connection).unwrap();
+        let before = facts(&connection).unwrap();
+        let next = "ALTER TABLE room ADD COLUMN topic TEXT";
+        migrate_by(&mut connection, &[FIRST, next, "no statement"]).unwrap_err();
+        assert_eq!(version(&connection).unwrap(), 1);
+        assert!(connection.prepare("SELECT topic FROM room").is_err(), "the whole is rolled back");
+        for _ in 0..2 {
+            migrate_by(&mut connection, &[FIRST, next]).unwrap();
+            assert_eq!(version(&connection).unwrap(), 2);
+            connection.prepare("SELECT topic FROM room").unwrap();
+        }
+        let after = facts(&connection).unwrap();
+        assert_eq!((after.epoch, after.digest_key), (before.epoch, before.digest_key));
+        assert!(is_ours(&connection, 2).unwrap());
+    }
+}

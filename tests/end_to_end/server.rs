@@ -55,6 +55,11 @@ impl Server {
         Self::launch(|port| serve(port, env))
     }
 
+    /// The same with a store, which is gone with the process.
+    pub fn start_durable() -> Self {
+        Self::start_with(&[("CHAT_STORE", "memory")])
+    }
+
     /// Starts whatever command `make` builds for a port, on a port that is free.
     pub fn launch(make: impl Fn(u16) -> Command) -> Self {
         raise_file_limit();

@@ -5,14 +5,17 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::http_client::messages_path;
-use crate::server::{BINARY, Server, bare, eventually, isolate, serve, with_defaults};
+use crate::server::{BINARY, Server, Signal, bare, eventually, isolate, serve, with_defaults};
 use crate::store_folder::{StoreFolder, exported, exported_by};
 
+/// How long the end of a server may take whose disk hangs; it waits for itself no longer than ten seconds.
+const HANGING_MAX: Duration = Duration::from_secs(60);
 const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/end_to_end/faults/faults.c");
 
 /// Says loudly that a test did not run; where nothing may be skipped, that is a failure.
@@ -179,22 +182,27 @@ fn a_disk_that_answers_with_errors() {
 }
 
 #[test]
-fn a_disk_that_fails_at_the_end_does_not_hold_the_stop() {
+fn a_disk_that_fails_or_hangs_at_the_end_does_not_hold_the_stop() {
     let folder = StoreFolder::new();
     let Some(library) = shim(&folder) else {
         return skip("failing calls need a C compiler");
     };
     let (store, orders) = (folder.text("chat.db"), folder.text("orders"));
-    let server = Server::launch(|port| {
-        let mut command = serve(port, &[("CHAT_STORE", &store)]);
-        command.env("LD_PRELOAD", &library).env("FAULTS", &orders);
-        command
-    });
-    assert!(post(&server, "r", "kept", 100));
-    fs::write(&orders, "write 5").expect("the folder can be written");
-    server.stop_in_order();
-    // What was acknowledged stands in the log.
-    assert_kept(&exported(&store), &[("r".to_owned(), "kept".to_owned())]);
+    for (round, order) in ["write 5", "sync 5", "write -1"].iter().enumerate() {
+        let mut server = Server::launch(|port| {
+            let mut command = serve(port, &[("CHAT_STORE", &store)]);
+            command.env("LD_PRELOAD", &library).env("FAULTS", &orders);
+            command
+        });
+        let id = format!("kept{round}");
+        assert!(post(&server, "r", &id, 100));
+        fs::write(&orders, order).expect("the folder can be written");
+        server.signal(Signal::TERM);
+        assert_eq!(server.wait_exit(HANGING_MAX).code(), Some(0), "{order}");
+        fs::remove_file(&orders).expect("it is there");
+        // What was acknowledged stands in the log.
+        assert_kept(&exported(&store), &[("r".to_owned(), id)]);
+    }
     Server::start_with(&[("CHAT_STORE", &store)]).stop_in_order();
 }
 

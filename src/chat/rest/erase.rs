@@ -90,6 +90,11 @@ impl Shard {
         }
         let busy = || Some(Rest::error(503, ErrorCode::Overloaded, BUSY));
         while erasure.under_way < UNDER_WAY_MAX {
+            // A mark leads to the room, and is the last to go: while it stands, what is left there is found again.
+            let is_mark = matches!(erasure.traces.front(), Some(Trace::Mark { .. }));
+            if is_mark && erasure.under_way > 0 {
+                break;
+            }
             let Some(trace) = erasure.traces.pop_front() else { break };
             let (room, part, change) = removal(trace, &erasure.user);
             let to = ReplyTo::RestPart(number, part);

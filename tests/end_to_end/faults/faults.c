@@ -1,4 +1,5 @@
-/* Makes calls on the store's files fail as the file that FAULTS names says: "write 5" or "sync 5", an errno behind it. */
+/* Makes calls on the store's files fail as the file that FAULTS names says: "write 5" or "sync 5", an errno
+ * behind it; -1 lets them hang. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,7 @@ static int fault(int fd, const char *kind) {
     if (length <= 0) return 0;
     order[length] = 0;
     if (sscanf(order, "%15s %d", wanted, &code) != 2 || strcmp(wanted, kind) != 0) return 0;
+    while (code < 0) pause();
     return code;
 }
 
