@@ -4,6 +4,7 @@
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::error::Error;
 use crate::reactor::io::Post;
 use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
-use crate::reactor::turn::Reactor;
+use crate::reactor::turn::{Budgets, Reactor};
 
 /// How long shards may take over what has no window of its own.
 const STAGE_MAX: Duration = Duration::from_secs(5);
@@ -112,6 +113,7 @@ impl Server {
         let key = HashKey::new(random()?);
         let gauges = Arc::new(Gauges::default());
         let shards = endpoints.len();
+        let cores = std::thread::available_parallelism().map_or(shards, NonZero::get);
         for (number, endpoint) in endpoints.into_iter().enumerate() {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(&gauges));
@@ -119,7 +121,8 @@ impl Server {
             let work = move || {
                 let setup = ShardSetup { config, id, shards, key, seed, gauges };
                 let shard = Shard::new(setup, clock(started));
-                Reactor::new(shard, id, shards, MioIo::new(id, endpoint, mailers, reporter, started)).run()
+                let io = MioIo::new(id, endpoint, mailers, reporter, started, shards > cores);
+                Reactor::with_budgets(shard, id, shards, io, Budgets::sharing(shards, cores)).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
         }

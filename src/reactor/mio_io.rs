@@ -34,6 +34,8 @@ pub struct MioIo {
     mailers: Vec<Mailer<Post>>,
     reports: Sender<(ShardId, Stage)>,
     started: Instant,
+    /// There are more event loops than cores.
+    is_crowded: bool,
 }
 
 /// What is made for a shard before its thread starts, so that all can know all mailboxes.
@@ -58,17 +60,20 @@ impl Endpoint {
 }
 
 impl MioIo {
-    /// The world of shard `id`. `started` is where the tick clock begins, the same for all shards.
+    /// The world of shard `id`. `started` is where the tick clock begins, the same for all shards; `is_crowded` says that
+    /// there are more of them than cores.
     pub fn new(
         id: ShardId,
         endpoint: Endpoint,
         mailers: Vec<Mailer<Post>>,
         reports: Sender<(ShardId, Stage)>,
         started: Instant,
+        is_crowded: bool,
     ) -> Self {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
-        Self { id, poll, events, listener: Some(listener), sockets: Vec::new(), mailbox, mailers, reports, started }
+        let (listener, sockets) = (Some(listener), Vec::new());
+        Self { id, poll, events, listener, sockets, mailbox, mailers, reports, started, is_crowded }
     }
 
     fn socket(&mut self, slot: u32) -> io::Result<&mut TcpStream> {
@@ -81,6 +86,10 @@ impl Io for MioIo {
     type Socket = TcpStream;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        if self.is_crowded && timeout == Some(Duration::ZERO) {
+            // Another loop may have something for this one, which would otherwise go on without it for milliseconds.
+            std::thread::yield_now();
+        }
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
