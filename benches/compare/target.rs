@@ -32,7 +32,7 @@ const fn value(figure: &'static str, at_most: f64) -> Target {
 }
 
 /// All targets.
-pub(crate) static TARGETS: [Target; 29] = [
+pub(crate) static TARGETS: [Target; 31] = [
     ratio("F1", Uws, 0.95),
     ratio("R100", Uws, 0.95),
     ratio("P1", Uws, 0.95),
@@ -64,6 +64,8 @@ pub(crate) static TARGETS: [Target; 29] = [
     Target { figure: "F1", rule: Rule::Ratio(Floor, Ours), at_most: 1.0 },
     Target { figure: "F16", rule: Rule::Ratio(Floor, Ours), at_most: 1.0 },
     Target { figure: "R100", rule: Rule::Ratio(Floor, Ours), at_most: 1.0 },
+    Target { figure: "P1", rule: Rule::Ratio(Floor, Ours), at_most: 1.0 },
+    Target { figure: "P16", rule: Rule::Ratio(Floor, Ours), at_most: 1.0 },
 ];
 
 impl Target {
