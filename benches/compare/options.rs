@@ -30,9 +30,9 @@ The order of the servers is reversed from round to round. A ratio is formed with
 the median of the rounds counts, and minimum and maximum are printed beside it. Each target is
 printed as met or MISSED; a missed target does not fail the run, a wrong delivery does.
 
-FLOOR_SLICE=N and FLOOR_ECHO=first in the environment change the order in which the floor
-serves those who are behind: N members between two polls (default 128), and first of all those
-who have just said something. System calls are counted by strace, which is installed by apt
+FLOOR_SLICE=N, FLOOR_ROUND=N and FLOOR_ECHO=first in the environment change the order in which
+the floor serves those who are behind: N members between two polls (default 32), N members of a
+room before the next room (default 512), and first of all those who have just said something. System calls are counted by strace, which is installed by apt
 where it is missing and can be; otherwise that scenario is skipped, which with CI=true fails.
 
 All of it takes about 40 minutes.
