@@ -65,7 +65,6 @@ impl Endpoint {
 impl MioIo {
     /// The world of shard `id`. `jobs` leads to the store, if there is one; `started` is where the tick clock begins, the
     /// same for all shards; `is_crowded` says that there are more of them than cores.
-    #[expect(clippy::too_many_arguments, reason = "what a shard needs of the world, each of another kind")]
     pub fn new(
         id: ShardId,
         endpoint: Endpoint,
