@@ -190,9 +190,11 @@
 //!
 //! Posts, accepts, input bytes, timers, what the shard tells itself, and writes each have a budget per turn.
 //! Connections with an answer, or in rooms with at most 64 members here, are flushed from the *express* queue; those
-//! of larger rooms from the *bulk* queue, 64 a turn and 16 while the express queue is in use, so that a room of ten
-//! thousand does not stand in front of every small one. A turn between the shares takes new messages in, which join what
-//! those who still wait are sent: the busier a large room, the fewer its writes. The order of bytes within a connection is its outbox's and does not depend on the queue.
+//! of larger rooms from the *bulk* queue, 16 a turn, so that a room of ten thousand does not stand in front of every
+//! small one. A turn between the shares takes new messages in, which join what those who still wait are sent: the busier a
+//! large room, the fewer its writes. Among themselves large rooms take turns of 512 writes. Where there are more threads
+//! than cores, a thread with work left gives its core away between two turns. The order of bytes within a connection is
+//! its outbox's and does not depend on the queue.
 //!
 //! # Backpressure
 //!

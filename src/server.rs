@@ -4,6 +4,7 @@
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::reactor::io::Post;
 use crate::reactor::jobs::Jobs;
 use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
-use crate::reactor::turn::Reactor;
+use crate::reactor::turn::{Budgets, Reactor};
 use crate::work::store::{Store, StoreThreads};
 
 /// How long shards may take over what has no window of its own.
@@ -128,6 +129,7 @@ impl Server {
     ) -> io::Result<()> {
         let key = HashKey::new(random()?);
         let shards = endpoints.len();
+        let cores = std::thread::available_parallelism().map_or(shards, NonZero::get);
         for (number, endpoint) in endpoints.into_iter().enumerate() {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
@@ -136,7 +138,8 @@ impl Server {
             let work = move || {
                 let setup = ShardSetup { config, id, shards, key, seed, gauges, store };
                 let shard = Shard::new(setup, clock(started));
-                Reactor::new(shard, id, shards, MioIo::new(id, endpoint, mailers, reporter, jobs, started)).run()
+                let io = MioIo::new(id, endpoint, mailers, reporter, jobs, started, shards > cores);
+                Reactor::with_budgets(shard, id, shards, io, Budgets::sharing(shards, cores)).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
         }

@@ -8,7 +8,7 @@
 //! measures and checks the delivery; a run that it does not call correct yields no figure and
 //! makes this program exit with 1. A missed target does not: it is printed.
 //!
-//! From here down: `scenario` and `target` are the tables, `run` and `compound` run a scenario once,
+//! From here down: `scenario` and `target` are the tables, with `store_tables` for what the store does; `run`, `compound` and `store_runs` run a scenario once,
 //! `report` collects, `text`, `json` and `svg` write.
 //!
 //! ```text
@@ -25,6 +25,8 @@ mod report;
 mod run;
 mod scenario;
 mod spread;
+mod store_runs;
+mod store_tables;
 mod svg;
 mod target;
 mod text;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::scenario::{self, Scenario, Server};
+use crate::scenario::{Scenario, Server};
 
 /// What `--help` prints.
 pub(crate) const USAGE: &str = "\
@@ -12,7 +12,8 @@ Usage: cargo bench --bench compare -- [OPTIONS]
   --servers LIST    of ours,uws,ws,floor (default: all); ratios are of the first to the others.
                     A scenario runs on those of them that it is meant for
   --pairs N         rounds of every scenario (default 9; with --quick 1). Long scenarios take
-                    fewer: R100 at most 5; storm, gather, memory, idle, fair and calls 3;
+                    fewer: R100 at most 5; storm, gather, memory, idle, fair, calls and feed 3; durable
+                    and recovery 5; idle-rooms 1;
                     ws beyond F1 and F16 at most 2
   --quick           publish for a second instead of three
   --json FILE       write every run, the medians and the targets as JSON
@@ -29,9 +30,9 @@ The order of the servers is reversed from round to round. A ratio is formed with
 the median of the rounds counts, and minimum and maximum are printed beside it. Each target is
 printed as met or MISSED; a missed target does not fail the run, a wrong delivery does.
 
-FLOOR_SLICE=N and FLOOR_ECHO=first in the environment change the order in which the floor
-serves those who are behind: N members between two polls (default 128), and first of all those
-who have just said something. System calls are counted by strace, which is installed by apt
+FLOOR_SLICE=N, FLOOR_ROUND=N and FLOOR_ECHO=first in the environment change the order in which
+the floor serves those who are behind: N members between two polls (default 32), N members of a
+room before the next room (default 512), and first of all those who have just said something. System calls are counted by strace, which is installed by apt
 where it is missing and can be; otherwise that scenario is skipped, which with CI=true fails.
 
 All of it takes about 40 minutes.
@@ -64,7 +65,7 @@ impl Options {
     /// Parses the arguments after the program's name; nothing if nothing is to be measured.
     pub(crate) fn parse(args: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut options = Self {
-            scenarios: scenario::SCENARIOS.iter().filter(|scenario| scenario.is_default()).collect(),
+            scenarios: Scenario::all().filter(|scenario| scenario.is_default()).collect(),
             servers: Server::ALL.to_vec(),
             rounds: 0,
             quick: false,
@@ -118,7 +119,7 @@ impl Options {
 /// What can be asked for.
 pub(crate) fn usage() -> String {
     let mut text = USAGE.to_owned();
-    for scenario in &scenario::SCENARIOS {
+    for scenario in Scenario::all() {
         let figures: Vec<&str> = scenario.figures.iter().map(|figure| figure.name).collect();
         let servers: Vec<&str> = scenario.servers.iter().map(|server| server.name()).collect();
         let (name, figures, servers) = (scenario.name, figures.join(", "), servers.join(", "));

@@ -14,6 +14,8 @@ const PEER_FILES: [&str; 3] = ["package.json", "ws.js", "uws.js"];
 pub(crate) struct Programs {
     server: Option<PathBuf>,
     floor: PathBuf,
+    /// The bare loop that commits.
+    pub(crate) rows: PathBuf,
     peers: PathBuf,
     /// The load generator.
     pub(crate) load: PathBuf,
@@ -31,6 +33,7 @@ impl Programs {
         let programs = Self {
             server: options.server_path.clone().or(built),
             floor: examples.join("floor"),
+            rows: examples.join("rows"),
             peers: target_dir.join("compare-peers"),
             load: options.load_path.clone().unwrap_or(examples.join("load")),
             logs: target_dir.join("compare-logs"),
@@ -55,7 +58,7 @@ impl Programs {
     /// The program of a server and its arguments.
     pub(crate) fn command_line(&self, server: Server) -> Vec<OsString> {
         match server {
-            Server::Ours | Server::OursTwo | Server::OursFour => {
+            Server::Ours | Server::OursTwo | Server::OursFour | Server::OursStored => {
                 let path = self.server.clone().unwrap_or_default();
                 vec![path.into(), "serve".into()]
             }
@@ -77,10 +80,10 @@ fn profile_dir() -> Result<PathBuf, String> {
 fn build_examples(target_dir: &Path) -> Result<(), String> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--release", "--examples", "--target-dir"])
+        .args(["build", "--release", "--example", "load", "--example", "floor", "--example", "rows", "--target-dir"])
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    check("cargo build --release --examples", cargo)
+    check("cargo build --release --example", cargo)
 }
 
 /// Copies the peers' programs beside their packages, and installs those if they are not the right ones.

@@ -5,7 +5,7 @@
 use crate::run::{Failure, Measured};
 use crate::scenario::{Figure, Scenario, Server};
 use crate::spread::Spread;
-use crate::target::{Rule, TARGETS, Target};
+use crate::target::{Rule, Target};
 
 /// All runs so far.
 pub(crate) struct Report {
@@ -100,7 +100,7 @@ impl Report {
 
     /// All targets of which something was measured.
     pub(crate) fn verdicts(&self) -> Vec<Verdict> {
-        let verdicts = TARGETS.iter().filter_map(|target| {
+        let verdicts = Target::all().filter_map(|target| {
             let spread = match target.rule {
                 Rule::Ratio(of, to) => self.ratio(target.figure, of, to),
                 Rule::Difference(of, to) => self.pairs(target.figure, of, to, |of, to| Some(of - to)),

@@ -53,7 +53,7 @@ impl From<String> for Failure {
 
 /// Starts the servers and the load, one run after the other.
 pub(crate) struct Runner<'a> {
-    programs: &'a Programs,
+    pub(crate) programs: &'a Programs,
     seconds: f64,
     port_next: u16,
     port_end: u16,
@@ -92,6 +92,7 @@ impl<'a> Runner<'a> {
             Kind::Gather => self.gather(scenario, server, &stem).map_err(Failure::from),
             Kind::Fair => self.fair(server, &stem).map_err(Failure::from),
             Kind::SystemCalls => self.system_calls(server, &stem),
+            Kind::Store(kind) => self.store(kind, server, &stem).map_err(Failure::from),
         }
     }
 
@@ -102,10 +103,28 @@ impl<'a> Runner<'a> {
 
     /// Starts a server on a free port and waits until it listens.
     pub(crate) fn start(&mut self, server: Server, stem: &str) -> Result<Running, String> {
+        let stored = (server == Server::OursStored).then(|| self.fresh_store(stem)).transpose()?;
+        let command = move |command: &mut Command| {
+            if let Some(stored) = stored {
+                command.env("CHAT_STORE", stored);
+            }
+        };
+        self.start_as(server, stem, Some(SERVER_CPU), command)
+    }
+
+    /// Starts a server, on one core if one is named, whose command is completed by `finish`.
+    pub(crate) fn start_as(
+        &mut self,
+        server: Server,
+        stem: &str,
+        cpu: Option<u32>,
+        finish: impl FnOnce(&mut Command),
+    ) -> Result<Running, String> {
         let port = self.free_port()?;
         let logs = self.programs.logs.clone();
         let log = |suffix: &str| logs.join(format!("{stem}.{suffix}"));
-        let mut command = self.server_command(server, port);
+        let mut command = self.server_command(server, port, cpu);
+        finish(&mut command);
         let mut process = Process::start(server.name(), &mut command, &log("server.out"), &log("server.err"))?;
         wait_until_listening(&mut process, port)
             .map_err(|error| format!("{error}\n  server: {}", tail(log("server.err"))))?;
@@ -121,6 +140,16 @@ impl<'a> Runner<'a> {
 
     /// The load generator with all its arguments.
     pub(crate) fn load_command(&self, running: &Running, load: &Load) -> Command {
+        let mut command = self.free_load_command(running.port, load);
+        command.args(["--pid", &running.process.id().to_string(), "--pin", LOAD_CPU]).args(["--sources", "4"]);
+        if running.server.threads().is_some() {
+            command.args(load.extra_ours);
+        }
+        command
+    }
+
+    /// The load generator on whichever core, against whatever listens on a port.
+    pub(crate) fn free_load_command(&self, port: u16, load: &Load) -> Command {
         let seconds = match load.time {
             Time::Over => OVER_SECONDS,
             Time::Publish => self.seconds,
@@ -128,28 +157,23 @@ impl<'a> Runner<'a> {
         };
         let mut command = bound_command(self.programs.load.as_os_str(), None);
         command
-            .args(["--address", &format!("127.0.0.1:{}", running.port)])
+            .args(["--address", &format!("127.0.0.1:{port}")])
             .args(["--secret", SECRET, "--api-key", API_KEY])
             .args(["--connections", &load.connections.to_string()])
             .args(["--rooms", &load.rooms.to_string()])
             .args(["--mode", load.mode])
             .args(["--window", &load.window.to_string()])
             .args(["--seconds", &seconds.to_string()])
-            .args(["--opening", "64", "--sources", "4"])
-            .args(["--pid", &running.process.id().to_string()])
-            .args(["--pin", LOAD_CPU, "--json"])
+            .args(["--opening", "64", "--json"])
             .args(["--deadline", &LOAD_DEADLINE_S.to_string()])
             .args(load.extra)
             .current_dir(&self.programs.logs);
-        if running.server.threads().is_some() {
-            command.args(load.extra_ours);
-        }
         command
     }
 
-    fn server_command(&self, server: Server, port: u16) -> Command {
+    fn server_command(&self, server: Server, port: u16, cpu: Option<u32>) -> Command {
         let line = self.programs.command_line(server);
-        let mut command = bound_command(&line[0], Some(SERVER_CPU));
+        let mut command = bound_command(&line[0], cpu);
         command.args(&line[1..]);
         for (key, _) in std::env::vars_os() {
             if key.to_str().is_some_and(|key| key.starts_with("CHAT_")) {
@@ -172,7 +196,7 @@ impl<'a> Runner<'a> {
         command
     }
 
-    fn free_port(&mut self) -> Result<u16, String> {
+    pub(crate) fn free_port(&mut self) -> Result<u16, String> {
         for _ in PORT_FIRST..self.port_end {
             let port = self.port_next;
             self.port_next = port + 1;
@@ -188,6 +212,22 @@ impl<'a> Runner<'a> {
 }
 
 impl Running {
+    /// A program that is no server but answers like one.
+    pub(crate) fn besides(process: Process, port: u16, logs: PathBuf, stem: &str) -> Self {
+        Self { process, server: Server::Floor, port, logs, stem: stem.to_owned() }
+    }
+
+    /// Waits until it can be connected to.
+    pub(crate) fn wait_until_listening(&mut self) -> Result<(), String> {
+        wait_until_listening(&mut self.process, self.port)
+    }
+
+    /// The JSON that a program has printed.
+    pub(crate) fn printed(&self, name: &str) -> Result<Value, String> {
+        let text = fs::read_to_string(self.log(&format!("{name}.json"))).map_err(|error| error.to_string())?;
+        serde_json::from_str(text.trim()).map_err(|error| format!("{name} printed no JSON ({error}): {text:?}"))
+    }
+
     /// A file of this run.
     pub(crate) fn log(&self, suffix: &str) -> PathBuf {
         self.logs.join(format!("{}.{suffix}", self.stem))

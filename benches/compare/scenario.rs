@@ -2,6 +2,8 @@
 //!
 //! A scenario is what is run; a figure is what comes of it, and its name is found once in the table.
 
+use crate::store_tables::STORE_SCENARIOS;
+
 /// One situation, in which servers are measured in turn.
 #[derive(Debug)]
 pub(crate) struct Scenario {
@@ -39,6 +41,21 @@ pub(crate) enum Kind {
     Fair,
     /// Two loads, each while `strace` counts the server's system calls.
     SystemCalls,
+    /// Something that the store does.
+    Store(StoreKind),
+}
+
+/// What the store does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum StoreKind {
+    /// As many posts as it takes, and half of them; a bare loop beside the same load.
+    Durable,
+    /// So many rooms of members that come back, and that come for the first time.
+    Recovery { rooms: u32 },
+    /// Very many rooms that nobody uses any more.
+    IdleRooms,
+    /// The feed is read beside a writer.
+    Feed,
 }
 
 /// What the load generator is asked for.
@@ -80,15 +97,15 @@ pub(crate) struct Figure {
     pub(crate) scale: f64,
 }
 
-const fn figure(name: &'static str, unit: &'static str, pointer: &'static str) -> Figure {
+pub(crate) const fn figure(name: &'static str, unit: &'static str, pointer: &'static str) -> Figure {
     Figure { name, unit, pointer, scale: 1.0 }
 }
 
-const fn delivery(name: &'static str) -> Figure {
+pub(crate) const fn delivery(name: &'static str) -> Figure {
     figure(name, "us/delivery", "/server/cpu_us_per_delivery")
 }
 
-const fn load(connections: u32, rooms: u32, mode: &'static str, window: u32) -> Load {
+pub(crate) const fn load(connections: u32, rooms: u32, mode: &'static str, window: u32) -> Load {
     Load { connections, rooms, mode, window, time: Time::Publish, extra: &[], extra_ours: &[] }
 }
 
@@ -96,7 +113,7 @@ const fn idle(connections: u32, rooms: u32) -> Load {
     Load { time: Time::Over, ..load(connections, rooms, "idle", 1) }
 }
 
-const fn scenario(
+pub(crate) const fn scenario(
     name: &'static str,
     what: &'static str,
     servers: &'static [Server],
@@ -107,10 +124,10 @@ const fn scenario(
 }
 
 const ALL: &[Server] = &Server::ALL;
-const OURS: &[Server] = &[Server::Ours];
+pub(crate) const OURS: &[Server] = &[Server::Ours];
 
-/// All scenarios, in the order in which they run.
-pub(crate) static SCENARIOS: [Scenario; 16] = [
+/// The scenarios without a store.
+static SCENARIOS: [Scenario; 16] = [
     Scenario {
         rounds_max_ws: usize::MAX,
         ..scenario(
@@ -279,7 +296,12 @@ pub(crate) static SCENARIOS: [Scenario; 16] = [
 impl Scenario {
     /// The scenario of this name.
     pub(crate) fn named(name: &str) -> Option<&'static Self> {
-        SCENARIOS.iter().find(|scenario| scenario.name == name)
+        Self::all().find(|scenario| scenario.name == name)
+    }
+
+    /// All, in the order in which they run.
+    pub(crate) fn all() -> impl Iterator<Item = &'static Self> {
+        SCENARIOS.iter().chain(&STORE_SCENARIOS)
     }
 
     /// Whether it runs unless others are named.
@@ -302,6 +324,7 @@ pub(crate) enum Server {
     Floor,
     OursTwo,
     OursFour,
+    OursStored,
 }
 
 impl Server {
@@ -321,6 +344,7 @@ impl Server {
             Self::Floor => "floor",
             Self::OursTwo => "ours-2",
             Self::OursFour => "ours-4",
+            Self::OursStored => "ours-stored",
         }
     }
 
@@ -333,6 +357,7 @@ impl Server {
             Self::Floor => "bare epoll loop, no JSON, no JWT, one send of all that a member lacks",
             Self::OursTwo => "this server, two threads",
             Self::OursFour => "this server, four threads",
+            Self::OursStored => "this server, one thread, with a store on disk",
         }
     }
 
@@ -345,13 +370,14 @@ impl Server {
             Self::Floor => "floor",
             Self::OursTwo => "2 threads",
             Self::OursFour => "4 threads",
+            Self::OursStored => "stored",
         }
     }
 
     /// Threads of this server; nothing of another.
     pub(crate) fn threads(self) -> Option<usize> {
         match self {
-            Self::Ours => Some(1),
+            Self::Ours | Self::OursStored => Some(1),
             Self::OursTwo => Some(2),
             Self::OursFour => Some(4),
             Self::Uws | Self::Ws | Self::Floor => None,

@@ -21,6 +21,9 @@ use crate::wire::client::ErrorCode;
 /// Places that one page of rooms looks at, so that many empty rooms do not hold up a turn.
 const ROOMS_LOOKED_AT_MAX: u32 = 10_000;
 
+/// Places that one turn looks at for histories to cut.
+const HISTORIES_LOOKED_AT_MAX: usize = 4_096;
+
 struct Entry {
     room: Room,
     name: RoomName,
@@ -119,16 +122,17 @@ impl RoomHomes {
         }
     }
 
-    /// Forgets older halves of histories, in turn, until all together hold at most `bytes_max`.
+    /// Forgets older halves of histories, in turn, until all together hold at most `bytes_max`; or for as long as one
+    /// turn may look.
     fn cut_histories(&mut self, bytes_max: usize) {
-        while self.history_bytes > bytes_max {
-            let Some(next) = (self.cut_next..self.entries.capacity()).find(|&number| self.entries.contains(number))
-            else {
-                self.cut_next = 0;
-                continue;
-            };
-            self.history_bytes -= self.entries[next].room.cut_history();
-            self.cut_next = next + 1;
+        for _ in 0..HISTORIES_LOOKED_AT_MAX {
+            if self.history_bytes <= bytes_max {
+                return;
+            }
+            if let Some(entry) = self.entries.get_mut(self.cut_next) {
+                self.history_bytes -= entry.room.cut_history();
+            }
+            self.cut_next = if self.cut_next < self.entries.capacity() { self.cut_next + 1 } else { 0 };
         }
     }
 

@@ -378,8 +378,11 @@ impl Shard {
 
     fn hand_out(&mut self, number: u32, segments: &[Segment], ends: bool) {
         let held: Vec<Held> = segments.iter().map(|segment| self.hold(segment)).collect();
-        let room = &self.local_rooms[number];
+        let room = &mut self.local_rooms[number];
         let bulk = room.members.len() > EXPRESS_MEMBERS_MAX;
+        if bulk {
+            room.ring = self.queues.ring(number, room.ring, room.members.len());
+        }
         let (soft, hard) = (self.config.limits.outbox_soft_bytes, self.config.limits.outbox_hard_bytes);
         let mut slow = Vec::new();
         for &Member { slot, user } in &room.members {
@@ -404,7 +407,7 @@ impl Shard {
                 }
             }
             if bulk {
-                self.queues.bulk(conn, slot);
+                self.queues.bulk(conn, slot, room.ring);
             } else {
                 self.queues.express(conn, slot);
             }

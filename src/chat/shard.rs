@@ -265,8 +265,7 @@ impl Shard {
         } else if blocked {
             conn.mark(Flag::Blocked);
         } else {
-            // More than one write's worth: the others come first.
-            self.queues.bulk(conn, slot);
+            self.queues.again(conn, slot);
         }
         self.resume_if_drained(slot);
     }

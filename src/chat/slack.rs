@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::queues::SendQueues;
 use super::shard::Shard;
 use super::wheel::TICK_MS;
 
@@ -69,9 +68,7 @@ impl Shard {
         give_back_list(&mut self.dead);
         give_back_list(&mut self.shut);
         give_back_slab(&mut self.joins);
-        let SendQueues { express, bulk } = &mut self.queues;
-        give_back_queue(express);
-        give_back_queue(bulk);
+        self.queues.give_back();
         self.connections.give_back();
         self.users.give_back();
         self.user_homes.give_back();

@@ -300,7 +300,7 @@ pub enum Found {
     Feed {
         /// The body of an answer 200.
         body: Vec<u8>,
-        /// Whether it has no event.
+        /// Whether it says nothing: neither an event, nor that events are gone.
         is_empty: bool,
         /// The last position that it covers.
         position: u64,

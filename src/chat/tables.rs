@@ -131,6 +131,8 @@ pub struct LocalRoom {
     pub members: Vec<Member>,
     /// Joins under way.
     pub pending: u32,
+    /// The number of its last ring in the [`SendQueues`](super::queues::SendQueues), or [`NONE`].
+    pub ring: u32,
 }
 
 /// The rooms with members or pending joins on this shard.
@@ -157,7 +159,7 @@ impl LocalRooms {
             return number;
         }
         let name = RoomName::new(text, hash);
-        let number = self.rooms.insert(LocalRoom { name, home, members: Vec::new(), pending: 0 }) as u32;
+        let number = self.rooms.insert(LocalRoom { name, home, members: Vec::new(), pending: 0, ring: NONE }) as u32;
         let rooms = &self.rooms;
         self.table.insert_unique(hash, number, |&n| rooms[n as usize].name.hash_code());
         number

@@ -37,6 +37,8 @@ pub struct MioIo {
     reports: Sender<(ShardId, Stage)>,
     jobs: Option<Jobs>,
     started: Instant,
+    /// There are more event loops than cores.
+    is_crowded: bool,
 }
 
 /// What is made for a shard before its thread starts, so that all can know all mailboxes.
@@ -62,7 +64,8 @@ impl Endpoint {
 
 impl MioIo {
     /// The world of shard `id`. `jobs` leads to the store, if there is one; `started` is where the tick clock begins, the
-    /// same for all shards.
+    /// same for all shards; `is_crowded` says that there are more of them than cores.
+    #[expect(clippy::too_many_arguments, reason = "what a shard needs of the world, each of another kind")]
     pub fn new(
         id: ShardId,
         endpoint: Endpoint,
@@ -70,21 +73,12 @@ impl MioIo {
         reports: Sender<(ShardId, Stage)>,
         jobs: Option<Jobs>,
         started: Instant,
+        is_crowded: bool,
     ) -> Self {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
-        Self {
-            id,
-            poll,
-            events,
-            listener: Some(listener),
-            sockets: Vec::new(),
-            mailbox,
-            mailers,
-            reports,
-            jobs,
-            started,
-        }
+        let (listener, sockets) = (Some(listener), Vec::new());
+        Self { id, poll, events, listener, sockets, mailbox, mailers, reports, jobs, started, is_crowded }
     }
 
     fn socket(&mut self, slot: u32) -> io::Result<&mut TcpStream> {
@@ -97,6 +91,10 @@ impl Io for MioIo {
     type Socket = TcpStream;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        if self.is_crowded && timeout == Some(Duration::ZERO) {
+            // Another loop may have something for this one, which would otherwise go on without it for milliseconds.
+            std::thread::yield_now();
+        }
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,

@@ -23,9 +23,6 @@ const HELD_BACK: Duration = Duration::from_millis(2);
 /// How soon accepting is tried again when the process has no descriptor or memory left.
 const ACCEPT_AGAIN_MS: u64 = 100;
 
-/// For so long after an answer or an event of a small room large rooms get the smaller share.
-const EXPRESS_RECENT_MS: u64 = 10;
-
 const READABLE: u8 = 1;
 const READ_CLOSED: u8 = 2;
 const QUEUED: u8 = 4;
@@ -45,12 +42,20 @@ pub struct Budgets {
     pub timers_max: usize,
     /// Writes to connections with answers or events of small rooms.
     pub express_max: usize,
-    /// Writes to connections with events of large rooms.
+    /// Writes to connections with events of large rooms. Answers and small rooms wait at most for so many, and what is said
+    /// to a large room while it is being served waits no longer before it joins what the rest is sent.
     pub bulk_max: usize,
-    /// The same while others have answers or events of small rooms as well: these wait at most for so many.
-    pub bulk_beside_max: usize,
     /// The read buffer, and so the most that one connection is read in a turn.
     pub read_bytes: usize,
+}
+
+impl Budgets {
+    /// For one of `shards` event loops on so many cores: what one says to another waits for those that have the core before
+    /// it, so that they take smaller shares.
+    pub fn sharing(shards: usize, cores: usize) -> Self {
+        let whole = Self::default();
+        Self { bulk_max: (2 * whole.bulk_max * cores / shards).clamp(whole.bulk_max / 2, whole.bulk_max), ..whole }
+    }
 }
 
 impl Default for Budgets {
@@ -62,8 +67,7 @@ impl Default for Budgets {
             input_bytes_max: 1024 * 1024,
             timers_max: 1024,
             express_max: 1024,
-            bulk_max: 64,
-            bulk_beside_max: 16,
+            bulk_max: 16,
             read_bytes: 64 * 1024,
         }
     }
@@ -89,8 +93,6 @@ pub struct Reactor<I: Io> {
     listening: bool,
     /// The mailbox was not emptied.
     posts_left: bool,
-    /// When a connection with an answer, or in a small room, was last written to.
-    express_ms: u64,
     /// When this turn began, on the tick clock.
     now_ms: u64,
     /// A stage that the server has named and that is not reported as done.
@@ -122,7 +124,6 @@ impl<I: Io> Reactor<I> {
             accept_again_ms: 0,
             listening: true,
             posts_left: true,
-            express_ms: 0,
             now_ms: 0,
             stage: None,
             ended: false,
@@ -355,9 +356,7 @@ impl<I: Io> Reactor<I> {
 
     /// At most one write per connection and turn; large rooms get a bounded share, so that they never stand in front.
     fn write(&mut self) {
-        let is_alone = self.now_ms > self.express_ms + EXPRESS_RECENT_MS;
-        let bulk = if is_alone { self.budgets.bulk_max } else { self.budgets.bulk_beside_max };
-        let mut budget = SendBudget { express: self.budgets.express_max, bulk };
+        let mut budget = SendBudget { express: self.budgets.express_max, bulk: self.budgets.bulk_max };
         while let Some(slot) = self.shard.poll_transmit(&mut budget) {
             let (written, total) = match self.shard.gather_whole(slot, &mut self.cork) {
                 Some(bytes) => (self.io.write(slot, &[IoSlice::new(bytes)]), bytes.len()),
@@ -371,9 +370,6 @@ impl<I: Io> Reactor<I> {
                     _ => self.shard.handle_failure(slot),
                 },
             }
-        }
-        if budget.express < self.budgets.express_max {
-            self.express_ms = self.now_ms;
         }
         while let Some(slot) = self.shard.poll_shut() {
             self.io.shut(slot);

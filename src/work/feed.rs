@@ -25,7 +25,8 @@ pub(super) fn find(connection: &Connection, epoch: &str, after: Option<&str>, li
     let mut body = b"{\"events\":[".to_vec();
     let empty = body.len();
     let position = put_events(&mut body, connection, (from, last_position), limit.max(1))?;
-    let is_empty = body.len() == empty;
+    // That events are gone is news as well.
+    let is_empty = body.len() == empty && trimmed_position <= from;
     let has_more = position < last_position;
     body.extend_from_slice(format!("],\"next\":\"{epoch}-{position:x}\",\"more\":{has_more}").as_bytes());
     if trimmed_position > from {

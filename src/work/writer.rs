@@ -141,16 +141,18 @@ impl<C: Core, P: FnMut(ShardId, Done)> Writer<C, P> {
         true
     }
 
-    /// Takes what waits, up to a batch; whether there is anything to do.
+    /// Takes what waits, up to a batch; whether there was anything.
     fn take_waiting(&mut self) -> bool {
+        let mut has_taken = false;
         while self.batch.writes.len() < self.pace.batch_writes
             && self.batch.bytes < self.pace.batch_bytes
             && self.reads.len() < self.pace.batch_writes
         {
             let Ok((shard, job)) = self.jobs.try_recv() else { break };
             self.take(shard, job);
+            has_taken = true;
         }
-        !self.batch.writes.is_empty() || !self.reads.is_empty()
+        has_taken
     }
 
     fn take(&mut self, shard: ShardId, job: Job) {
@@ -395,6 +397,11 @@ mod tests {
     impl World {
         /// A writer that begins when it is told to, so that tests can let jobs wait.
         fn new(pace: Pace) -> Self {
+            Self::at(0, pace)
+        }
+
+        /// The same with a feed that has come to `position`.
+        fn at(position: u64, pace: Pace) -> Self {
             let (jobs, jobs_in) = unbounded();
             let (post, posts) = unbounded();
             let (log, calls) = unbounded();
@@ -402,7 +409,7 @@ mod tests {
             let (stop, stopped) = unbounded::<()>();
             let (begin, begun) = unbounded::<()>();
             let gauges = Arc::new(Gauges::default());
-            let core = Fake { log, orders: orders_in, fails: None, position: 0 };
+            let core = Fake { log, orders: orders_in, fails: None, position };
             let post = move |shard, done| drop(post.send((shard, done)));
             let mut writer = Writer::new(core, jobs_in, post, Health::parts(&gauges, 1).remove(0), pace);
             writer.trim_at = None;
@@ -568,6 +575,15 @@ mod tests {
         assert_eq!(world.verdicts().0, 0);
         assert!(matches!(world.post(), (ShardId(1), Done::FeedMoved)));
         assert!(world.end().is_empty());
+    }
+
+    #[test]
+    fn a_watch_that_waits_alone_is_told_at_once() {
+        let world = World::at(1, quick());
+        world.jobs.send((ShardId(3), Job::WatchFeed(0))).unwrap();
+        world.begin();
+        assert!(matches!(world.post(), (ShardId(3), Done::FeedMoved)));
+        world.end();
     }
 
     #[test]

@@ -142,7 +142,6 @@ fn draw_budgets(random: &mut Random) -> Budgets {
     tiny(&mut budgets.timers_max, &[1, 2]);
     tiny(&mut budgets.express_max, &[1, 2]);
     tiny(&mut budgets.bulk_max, &[1, 2]);
-    tiny(&mut budgets.bulk_beside_max, &[1, 2]);
     budgets
 }
 

@@ -16,6 +16,8 @@ pub enum Mode {
     Rest,
     /// Messages are posted to rooms without members.
     Post,
+    /// The feed of all durable events is read from its beginning.
+    Feed,
 }
 
 impl Mode {
@@ -26,6 +28,7 @@ impl Mode {
             Self::Ws => "ws",
             Self::Rest => "rest",
             Self::Post => "post",
+            Self::Feed => "feed",
         }
     }
 }
@@ -47,7 +50,7 @@ pub struct Args {
     /// HS256 secret that tokens are signed with
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub secret: String,
-    /// Key sent as X-API-Key in modes rest and post
+    /// Key sent as X-API-Key in modes rest, post and feed
     #[arg(long, env = "CHAT_API_KEY", hide_env_values = true, default_value = "")]
     pub api_key: String,
     /// Process id of the server, for its CPU time and memory
@@ -57,7 +60,7 @@ pub struct Args {
     /// What flows once everybody has joined
     #[arg(long, value_enum, default_value_t = Mode::Ws)]
     pub mode: Mode,
-    /// Members; member i is user `user-<i>` in room i modulo --rooms (none in mode post)
+    /// Members; member i is user `user-<i>` in room i modulo --rooms (none in modes post and feed)
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub connections: usize,
     /// Rooms
@@ -88,6 +91,13 @@ pub struct Args {
     #[arg(long = "return")]
     pub returns: bool,
 
+    /// Messages posted to each room before anybody joins it (mode rest, one HTTP connection per room)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub history: u32,
+    /// Members come back: they join with the position behind which there are N of these messages, and must be sent just those
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub recover: u32,
+
     /// Publishing members per room (mode ws)
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub publishers_per_room: usize,
@@ -98,13 +108,16 @@ pub struct Args {
     /// answered and the room's first member has it; mode post: when it is answered)
     #[arg(long, default_value_t = 1, value_name = "W")]
     pub window: u32,
+    /// Those who post go round the rooms together, until each room has one message (mode post)
+    #[arg(long)]
+    pub tour: bool,
     /// Messages per second over all publishers, sent on schedule whatever comes back; --window is then ignored
     #[arg(long, value_name = "R")]
     pub rate: Option<f64>,
     /// Sleep until the next message is due, at the price of sending it up to 1 ms late: leaves the CPU to others
     #[arg(long)]
     pub drowsy: bool,
-    /// Stop after so many measured messages per publisher
+    /// Stop after so many measured messages per publisher; in mode feed, so many events
     #[arg(long, value_name = "M")]
     pub messages: Option<u32>,
     /// Stop after so many measured seconds (5 when --messages is absent too); in mode idle, hold so long
@@ -130,7 +143,7 @@ pub struct Args {
     /// Wait after the joins, before memory is read
     #[arg(long, default_value_t = 500, value_name = "MS")]
     pub settle_ms: u64,
-    /// Hold so long after publishing and measure the idle server (modes ws and rest)
+    /// Hold so long after publishing and measure the idle server (modes ws, rest and post)
     #[arg(long, default_value_t = 0.0, value_name = "S")]
     pub idle_seconds: f64,
     /// Keep the connections open so long before the end
@@ -179,7 +192,7 @@ impl Args {
     /// Publishing connections over all rooms.
     pub fn publishers(&self) -> usize {
         match self.mode {
-            Mode::Idle => 0,
+            Mode::Idle | Mode::Feed => 0,
             Mode::Ws => self.rooms * self.publishers_per_room,
             Mode::Rest | Mode::Post => self.http_connections.unwrap_or(self.rooms),
         }
@@ -200,17 +213,23 @@ impl Args {
         self.connections + self.churners
     }
 
+    /// Whether nobody is a member of any room.
+    fn is_without_members(&self) -> bool {
+        matches!(self.mode, Mode::Post | Mode::Feed)
+    }
+
     /// Measured seconds, where time ends the run.
     pub fn measured_seconds(&self) -> Option<f64> {
         self.seconds.or(match self.messages {
             Some(_) if self.mode != Mode::Idle => None,
+            None if self.tour => None,
             _ => Some(5.0),
         })
     }
 
     fn validate(&self) -> Result<(), String> {
         let positive = [
-            ("--connections", if self.mode == Mode::Post { 1 } else { self.connections }),
+            ("--connections", if self.is_without_members() { 1 } else { self.connections }),
             ("--rooms", self.rooms),
             ("--sources", usize::from(self.sources)),
             ("--opening", self.opening),
@@ -246,11 +265,15 @@ impl Args {
         let needed = match self.mode {
             Mode::Ws => self.publishers(),
             Mode::Idle | Mode::Rest => self.rooms,
-            Mode::Post => 0,
+            Mode::Post | Mode::Feed => 0,
         };
-        if self.mode == Mode::Post && (self.connections, self.churners) != (0, 0) {
-            return Err("--mode post posts to rooms without members: it needs --connections 0".to_owned());
+        if self.is_without_members() && (self.connections, self.churners) != (0, 0) {
+            return Err(format!("--mode {} needs no members: --connections 0", self.mode.name()));
         }
+        if self.tour && (self.mode != Mode::Post || self.publishers() > self.rooms) {
+            return Err("--tour goes with mode post, and not more connections than rooms".to_owned());
+        }
+        self.validate_history()?;
         if self.connections < needed + self.stall {
             return Err(format!(
                 "--connections {} is too few: {needed} publish or watch a room and {} stall",
@@ -266,7 +289,7 @@ impl Args {
         if self.sources > 1 && !self.address.is_ipv4() {
             return Err("--sources needs an IPv4 address".to_owned());
         }
-        if self.posts() && self.api_key.is_empty() {
+        if (self.posts() || self.mode == Mode::Feed) && self.api_key.is_empty() {
             return Err(format!("--mode {} needs --api-key", self.mode.name()));
         }
         if (self.presence || self.returns) && (self.churners > 0 || self.stall > 0) {
@@ -290,6 +313,19 @@ impl Args {
         }
         Ok(())
     }
+
+    fn validate_history(&self) -> Result<(), String> {
+        if self.recover > self.history {
+            return Err("--recover is a part of --history".to_owned());
+        }
+        if self.history > 0 && (self.mode != Mode::Rest || self.publishers() != self.rooms) {
+            return Err("--history goes with mode rest and one HTTP connection per room".to_owned());
+        }
+        if self.history > 0 && (self.churners > 0 || self.stall > 0) {
+            return Err("--history takes members only that stay and read".to_owned());
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -308,6 +344,12 @@ mod tests {
     fn shapes_that_cannot_run_are_refused() {
         assert_eq!(parse("load --secret s"), Ok(()));
         assert_eq!(parse("load --secret s --api-key k --mode post --connections 0"), Ok(()));
+        assert_eq!(
+            parse("load --secret s --api-key k --mode post --connections 0 --rooms 9 --http-connections 4 --tour"),
+            Ok(())
+        );
+        assert_eq!(parse("load --secret s --api-key k --mode rest --history 60 --recover 50"), Ok(()));
+        assert_eq!(parse("load --secret s --api-key k --mode feed --connections 0"), Ok(()));
         assert_eq!(parse("load --secret s --presence --join-first 10 --join-rate 5 --return"), Ok(()));
         for line in [
             "load --secret s --connections 0",
@@ -315,6 +357,11 @@ mod tests {
             "load --secret s --connections 8 --rooms 4 --publishers-per-room 2 --stall 1",
             "load --secret s --mode rest",
             "load --secret s --api-key k --mode post",
+            "load --secret s --api-key k --mode feed",
+            "load --secret s --tour",
+            "load --secret s --history 5",
+            "load --secret s --api-key k --mode rest --history 5 --recover 6",
+            "load --secret s --api-key k --mode rest --history 5 --rooms 2 --http-connections 1",
             "load --secret s --presence --stall 1",
             "load --secret s --join-first 10",
             "load --secret s --churn 5",

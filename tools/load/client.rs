@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::args::Args;
+use crate::comeback::Comeback;
 use crate::dial::Dialer;
 use crate::frame::{self, Parsed};
 use crate::http::{self, Answer, Head};
@@ -43,6 +44,12 @@ pub struct Client {
     window: Option<u32>,
     reading_stalled: bool,
     ending: bool,
+    /// Nobody is there yet to see what is posted.
+    unwatched: bool,
+    /// Whether nobody may be sent a message before its join is answered.
+    strict: bool,
+    /// Where the members left off, if they come back.
+    pub comeback: Option<Comeback>,
     /// The books.
     pub ledger: Ledger,
     /// The books of who was told of whom, if they are kept.
@@ -88,6 +95,9 @@ impl Client {
             window: None,
             reading_stalled: true,
             ending: false,
+            unwatched: false,
+            strict: args.history > 0,
+            comeback: None,
             ledger,
             presence: args.presence.then(|| Presence::new(args.connections, args.rooms)),
             pings: 0,
@@ -161,7 +171,8 @@ impl Client {
             return;
         }
         let room = index % self.rooms;
-        let text = format!("{{\"type\":\"join_room\",\"roomId\":\"{}{room}\"}}", self.room_prefix);
+        let since = self.comeback.as_ref().map(Comeback::members).unwrap_or_default();
+        let text = format!("{{\"type\":\"join_room\",\"roomId\":\"{}{room}\"{since}}}", self.room_prefix);
         slot.state = State::Joining;
         self.census.joining += 1;
         self.send(index, frame::TEXT, text.as_bytes());
@@ -215,8 +226,24 @@ impl Client {
     /// Each publisher stops after so many more messages.
     pub fn limit(&mut self, messages: u32) {
         for publisher in &mut self.publishers {
-            publisher.limit = publisher.sent.saturating_add(messages);
+            publisher.limit(messages);
         }
+    }
+
+    /// Whether messages are posted to rooms that nobody has joined yet. The members to come are taken to know the first
+    /// `known` messages of each publisher once that ends.
+    pub fn unwatch(&mut self, unwatched: bool, known: u32) {
+        self.unwatched = unwatched;
+        if !unwatched {
+            (0..self.slots.len()).filter(|&index| self.slots[index].kind == Kind::Checked).for_each(|member| {
+                self.ledger.know(member, known);
+            });
+        }
+    }
+
+    /// Whether everything sent is answered.
+    pub fn is_answered(&self) -> bool {
+        self.publishers.iter().all(|p| p.answered >= p.sent)
     }
 
     /// Whether each publisher has sent all that it may.
@@ -231,8 +258,7 @@ impl Client {
 
     /// Whether everything sent is answered and has reached every member.
     pub fn is_settled(&self) -> bool {
-        let answered = self.publishers.iter().all(|p| p.answered >= p.sent);
-        answered && self.ledger.is_complete(self.sent())
+        self.is_answered() && self.ledger.is_complete(self.sent())
     }
 
     /// Closes a churner that has joined, politely or not, and opens it again; false if it has not joined.
@@ -404,10 +430,16 @@ impl Client {
                         self.ledger.error(format!("http_{status}"));
                     }
                     let found = self.ledger.find(&bytes[used - size..used]);
-                    if status == 201 && !found.is_some_and(|marker| self.publishers[publisher].is_answer(&marker)) {
-                        self.ledger.breach("answer_to_another");
+                    match found.filter(|marker| self.publishers[publisher].is_answer(marker)) {
+                        Some(marker) => self.ledger.answer(&marker, self.now_us),
+                        None if status == 201 => self.ledger.breach("answer_to_another"),
+                        None => {}
                     }
-                    self.publishers[publisher].answered += 1;
+                    let posted = &mut self.publishers[publisher];
+                    posted.answered += 1;
+                    if self.unwatched {
+                        posted.seen = posted.answered;
+                    }
                     self.ready.push(publisher);
                     self.progress_us = self.now_us;
                 }
@@ -428,6 +460,9 @@ impl Client {
         };
         if slot.kind == Kind::Stalled {
             return;
+        }
+        if self.strict && slot.state != State::Joined {
+            self.ledger.breach("message_before_join");
         }
         let publishers = &self.publishers;
         let sent = |publisher: usize| publishers.get(publisher).map_or(0, |p| p.sent);
@@ -466,6 +501,9 @@ impl Client {
                 }
             }
             (State::Joining, b"online_update") => {
+                if self.comeback.is_some() && !Comeback::is_answered_by(payload) {
+                    self.ledger.breach("not_recovered");
+                }
                 slot.state = State::Joined;
                 self.census.joining -= 1;
                 self.census.joined += 1;

@@ -97,6 +97,11 @@ pub fn answer(bytes: &[u8]) -> Answer {
     }
 }
 
+/// The body of a whole answer that has a length.
+pub fn body(answer: &[u8]) -> &[u8] {
+    head_end(answer).map_or(&[], |end| &answer[end..])
+}
+
 /// Where a chunked body ends (RFC 9112 section 7.1), `None` if it does not yet. Trailers are taken for the end.
 fn chunks_end(bytes: &[u8]) -> Result<Option<usize>, ()> {
     let mut at = 0;

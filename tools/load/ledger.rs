@@ -61,6 +61,8 @@ pub struct Ledger {
     pub latency_us: Histogram<u64>,
     /// From the moment of scheduled sending, in microseconds.
     pub scheduled_us: Histogram<u64>,
+    /// From the moment of scheduled posting to the answer, in microseconds.
+    pub answer_us: Histogram<u64>,
 }
 
 impl Ledger {
@@ -88,6 +90,7 @@ impl Ledger {
             others: BTreeMap::new(),
             latency_us: histogram(),
             scheduled_us: histogram(),
+            answer_us: histogram(),
         }
     }
 
@@ -96,6 +99,15 @@ impl Ledger {
         self.next[member * self.per_room..][..self.per_room].fill(0);
         self.checked = self.checked.max((member + 1) * self.per_room);
         self.open[member % self.rooms] += 1;
+    }
+
+    /// The member knows the first messages of each publisher: it must get those that follow.
+    pub fn know(&mut self, member: usize, messages: u32) {
+        let next = &mut self.next[member * self.per_room..][..self.per_room];
+        for next in next {
+            self.progress += u64::from(messages - *next);
+            *next = messages;
+        }
     }
 
     /// The member is gone: nothing more is expected of it.
@@ -155,6 +167,14 @@ impl Ledger {
         let index = member * self.per_room + marker.publisher as usize;
         self.advance(index, marker.counter);
         Some(Delivery { publisher, counter: marker.counter })
+    }
+
+    /// Enters the answer to a post.
+    #[inline]
+    pub fn answer(&mut self, marker: &Marker, now_us: u64) {
+        if marker.sent_us >= self.measured_from_us {
+            self.answer_us.saturating_record(now_us.saturating_sub(marker.sent_us) + marker.late_us);
+        }
     }
 
     /// Whether all members have all of what was sent, given per publisher.

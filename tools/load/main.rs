@@ -6,11 +6,13 @@
 //! neighbours, a byte search and a compare, so the server is what is measured.
 //!
 //! From here down: `run` leads through the phases, `client` owns the connections (a `slot` each), `ledger` keeps the books, `presence` those
-//! of who was told of whom, `publisher` fills the output; `gate` waits for another program; `dial`, `http`, `frame` and `marker` are the formats, `probe` asks the kernel, `report` prints.
+//! of who was told of whom, `publisher` fills the output, `comeback` knows what those say who come back; `feed` is a mode of its own; `gate` waits for another program; `dial`, `http`, `frame` and `marker` are the formats, `probe` asks the kernel, `report` prints.
 
 mod args;
 mod client;
+mod comeback;
 mod dial;
+mod feed;
 mod frame;
 mod gate;
 mod http;
@@ -29,7 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use args::Args;
+use args::{Args, Mode};
+use feed::Reading;
 use run::Run;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -63,6 +66,11 @@ fn load(args: &Args) -> Result<ExitCode, String> {
     }
     if let Some(cpu) = args.pin {
         probe::pin(cpu)?;
+    }
+    if args.mode == Mode::Feed {
+        let reading = Reading::of(args).map_err(|e| e.to_string())?;
+        let _ = writeln!(io::stdout(), "{}", reading.json());
+        return Ok(if reading.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CHECK_FAILED) });
     }
     let interrupted = watch_signals().map_err(|e| format!("cannot watch signals: {e}"))?;
     let mut run = Run::new(args, interrupted, run_number()).map_err(|e| e.to_string())?;

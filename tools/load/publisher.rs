@@ -27,6 +27,14 @@ pub struct Publisher {
     room: u32,
     number: u32,
     template: Template,
+    tour: Option<Tour>,
+}
+
+/// The way of one who goes round the rooms.
+struct Tour {
+    args: Args,
+    /// The publisher's number over all rooms, and that of its first room.
+    first: usize,
 }
 
 /// A whole message as it goes out, but for its marker.
@@ -48,16 +56,18 @@ impl Publisher {
     /// Publisher `index` over all rooms; `slot` is its connection.
     pub fn new(args: &Args, index: usize, slot: usize) -> Self {
         let (room, number) = (index % args.rooms, index / args.rooms);
+        let tour = args.tour.then(|| Tour { args: args.clone(), first: index });
         Self {
             slot,
             sent: 0,
             seen: if args.mode == Mode::Post { u32::MAX } else { 0 },
             answered: if args.posts() { 0 } else { u32::MAX },
-            limit: COUNTER_MAX,
+            limit: tour.as_ref().map_or(COUNTER_MAX, Tour::length),
             // The arguments hold both within the marker's width.
             room: room as u32,
             number: number as u32,
             template: Template::new(args, room),
+            tour,
         }
     }
 
@@ -70,14 +80,37 @@ impl Publisher {
 
     /// Whether a marker is that of this publisher's next message to be answered.
     pub fn is_answer(&self, marker: &Marker) -> bool {
-        (marker.room, marker.publisher, marker.counter) == (self.room, self.number, self.answered)
+        let room = self.tour.as_ref().map_or(self.room, |tour| tour.room(self.answered) as u32);
+        (marker.room, marker.publisher, marker.counter) == (room, self.number, self.answered)
+    }
+
+    /// Stops after so many more messages, if not earlier anyway.
+    pub fn limit(&mut self, messages: u32) {
+        let most = self.tour.as_ref().map_or(COUNTER_MAX, Tour::length);
+        self.limit = self.sent.saturating_add(messages).min(most);
     }
 
     /// Writes the next message into `out`.
     pub fn write(&mut self, prefix: &[u8; PREFIX_BYTES], sent_us: u64, late_us: u64, out: &mut Vec<u8>) {
+        if let Some(tour) = &self.tour {
+            let room = tour.room(self.sent);
+            self.room = room as u32;
+            self.template = Template::new(&tour.args, room);
+        }
         let marker = Marker { room: self.room, publisher: self.number, counter: self.sent, sent_us, late_us };
         self.template.write(&marker.encode(prefix), out);
         self.sent += 1;
+    }
+}
+
+impl Tour {
+    /// The room of the message of this number.
+    fn room(&self, message: u32) -> usize {
+        self.first + message as usize * self.args.publishers()
+    }
+
+    fn length(&self) -> u32 {
+        (self.args.rooms - self.first).div_ceil(self.args.publishers()) as u32
     }
 }
 
@@ -179,6 +212,30 @@ mod tests {
         assert_eq!(body.len(), 300);
         let message: serde_json::Value = serde_json::from_str(body).unwrap();
         assert!(Marker::decode(message["id"].as_str().unwrap().as_bytes()).is_some());
+    }
+
+    #[test]
+    fn a_tour_comes_to_each_room_once() {
+        let args =
+            args("load --secret s --api-key k --mode post --connections 0 --rooms 11 --http-connections 3 --tour");
+        let mut rooms = Vec::new();
+        for index in 0..3 {
+            let mut publisher = Publisher::new(&args, index, index);
+            publisher.limit(100);
+            while publisher.credit(1) > 0 {
+                let mut out = Vec::new();
+                publisher.write(&marker::prefix(7), 1, 0, &mut out);
+                let text = String::from_utf8(out).unwrap();
+                let (path, body) = text.split_once("\r\n\r\n").unwrap();
+                let message: serde_json::Value = serde_json::from_str(body).unwrap();
+                let marker = Marker::decode(message["id"].as_str().unwrap().as_bytes()).unwrap();
+                assert!(path.contains(&format!("/load-{}/", marker.room)) && publisher.is_answer(&marker));
+                publisher.answered += 1;
+                rooms.push(marker.room);
+            }
+        }
+        rooms.sort_unstable();
+        assert_eq!(rooms, (0..11).collect::<Vec<u32>>());
     }
 
     #[test]

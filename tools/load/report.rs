@@ -28,6 +28,12 @@ pub struct ServerCost {
     pub rss_bytes_after: Option<u64>,
     /// When all had left, come back and joined again.
     pub rss_bytes_after_return: Option<u64>,
+    /// When all that was published had arrived.
+    pub rss_bytes_published: Option<u64>,
+    /// When nothing had been published for as long as was asked for.
+    pub rss_bytes_idle: Option<u64>,
+    /// Messages that the members were sent because they came back.
+    pub recovered: u64,
     /// Pings that came while nothing was published.
     pub idle_pings: Option<u64>,
 }
@@ -69,6 +75,8 @@ pub struct Report<'a> {
     pub all_deliveries: u64,
     /// CPU time of the load itself while publishing.
     pub client_cpu_us_per_delivery: Option<f64>,
+    /// CPU time of the load itself while publishing.
+    pub client_cpu_us_per_published: Option<f64>,
     /// Messages that never came.
     pub missing: u64,
     /// Where the run stopped short, if it did.
@@ -105,12 +113,16 @@ impl Report<'_> {
             "deliveries_per_s": self.rate().round(),
             "latency_us": quantiles(&self.ledger.latency_us),
             "latency_corrected_us": quantiles(&self.corrected_us),
+            "answer_us": quantiles(&self.ledger.answer_us),
             "server": self.args.pid.map(|_| self.server_json()),
             "join": {
                 "bytes_per_member": rounded(self.traffic.bytes_per_member),
                 "bytes_per_s_max": self.traffic.bytes_per_s_max.map(rounded),
                 "seconds": rounded(self.traffic.join_seconds),
             },
+            "recovered": self.server.recovered,
+            "published_per_s": if self.seconds > 0.0 { (self.published as f64 / self.seconds).round() } else { 0.0 },
+            "client_cpu_us_per_published": self.client_cpu_us_per_published.map(rounded),
             "client": { "cpu_us_per_delivery": self.client_cpu_us_per_delivery.map(rounded) },
             "check": {
                 "gaps": self.ledger.gaps,
@@ -141,6 +153,8 @@ impl Report<'_> {
             "rss_bytes_after": s.rss_bytes_after,
             "rss_bytes_per_connection": self.rss_per_connection(s.rss_bytes_after).map(rounded),
             "rss_bytes_per_connection_after_return": self.rss_per_connection(s.rss_bytes_after_return).map(rounded),
+            "rss_bytes_published": s.rss_bytes_published,
+            "rss_bytes_idle": s.rss_bytes_idle,
             "idle_pings": s.idle_pings,
         })
     }

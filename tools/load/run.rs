@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{Args, Mode};
 use crate::client::Client;
+use crate::comeback::Comeback;
 use crate::dial::Dialer;
 use crate::gate::Gate;
 use crate::probe;
@@ -91,7 +92,7 @@ impl<'a> Run<'a> {
 
     /// Goes through the phases as far as it can. False when no connection could be opened.
     pub fn go(&mut self) -> io::Result<bool> {
-        let reached = self.connect()? && self.join()?;
+        let reached = self.connect()? && self.post_history()? && self.join()?;
         let any = self.client.census.open > 0;
         if reached {
             self.settle()?;
@@ -102,7 +103,7 @@ impl<'a> Run<'a> {
             self.wait_at_gate()?;
             let held = match self.args.mode {
                 Mode::Idle => self.args.measured_seconds().unwrap_or(0.0),
-                Mode::Ws | Mode::Rest | Mode::Post => {
+                Mode::Ws | Mode::Rest | Mode::Post | Mode::Feed => {
                     self.publish()?;
                     self.wait_at_gate()?;
                     self.args.idle_seconds
@@ -140,6 +141,7 @@ impl<'a> Run<'a> {
             traffic: self.traffic,
             all_deliveries: ledger.deliveries,
             client_cpu_us_per_delivery: (deliveries > 0).then(|| client_us / deliveries as f64),
+            client_cpu_us_per_published: (published > 0).then(|| client_us / published as f64),
             missing: ledger.missing(self.client.sent()),
             stopped: self.stopped.clone(),
             interrupted: self.interrupted.load(Ordering::Relaxed),
@@ -187,6 +189,27 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Posts what was said before anybody joins, and notes how much of that the members know.
+    fn post_history(&mut self) -> io::Result<bool> {
+        let Args { history, recover, .. } = *self.args;
+        if history == 0 {
+            return Ok(true);
+        }
+        self.client.unwatch(true, 0);
+        self.client.limit(history);
+        self.phase("history", u64::from(history) * self.args.publishers() as u64);
+        self.client.publish(Some(self.args.window));
+        let end = self.drive(None, true, |client| {
+            let sent = client.sent().map(u64::from).sum();
+            if client.is_answered() { sent } else { 0 }
+        })?;
+        self.client.publish(None);
+        self.client.limit(u32::MAX);
+        self.client.unwatch(false, history - recover);
+        self.client.comeback = Comeback::new(self.args)?;
+        Ok(self.passed("history", end))
+    }
+
     /// All join; where presence is checked, until all have been told of all others.
     fn join(&mut self) -> io::Result<bool> {
         let begin = self.mark();
@@ -202,6 +225,8 @@ impl<'a> Run<'a> {
         let received = |client: &Client| (0..sockets).map(|index| client.received(index)).collect::<Vec<_>>();
         let (before, before_us) = (received(&self.client), self.client.clock_us());
         let end = self.join_members(first, sockets, self.args.join_rate)?;
+        let end = if end == End::Reached && self.args.recover > 0 { self.drain()? } else { end };
+        self.server.recovered = self.client.ledger.deliveries;
         self.server.join_cpu_us_total = cpu_us(begin, self.mark());
         let seconds = (self.client.clock_us() - before_us).max(1) as f64 / 1e6;
         let grown = received(&self.client).into_iter().zip(before).map(|(after, before)| (after - before) as f64);
@@ -303,6 +328,7 @@ impl<'a> Run<'a> {
         // Waiting in vain is not part of what is measured.
         mark.at_us = self.client.progress_us.max(begin.at_us);
         self.measured = Some((begin, mark));
+        self.server.rss_bytes_published = self.args.pid.and_then(probe::rss_bytes);
         let cpu_us = cpu_us(begin, mark);
         let per = |count: u64| cpu_us.filter(|_| count > 0).map(|us| us / count as f64);
         self.server.cpu_us_per_delivery = per(mark.deliveries - begin.deliveries);
@@ -317,6 +343,7 @@ impl<'a> Run<'a> {
         let (begin, pings) = (self.mark(), self.client.pings);
         self.hold("idle", microseconds(seconds))?;
         let mark = self.mark();
+        self.server.rss_bytes_idle = self.args.pid.and_then(probe::rss_bytes);
         self.server.idle_pings = Some(self.client.pings - pings);
         let wall_us = (mark.at_us - begin.at_us).max(1) as f64;
         self.server.idle_cpu_percent = cpu_us(begin, mark).map(|us| us * 100.0 / wall_us);

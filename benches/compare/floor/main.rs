@@ -4,7 +4,9 @@
 //!
 //! A turn takes the input that is there and then serves a slice of those who are behind, so that what
 //! is said meanwhile goes out together with what they lack. A shorter slice coalesces more and polls
-//! more often; `FLOOR_SLICE` sets it.
+//! more often; `FLOOR_SLICE` sets it. A room is served for up to `FLOOR_ROUND` sends, then the others
+//! come first: while it is, its sockets are warm, and its publishers may say more; without a bound one
+//! room would keep all others waiting.
 //!
 //! It believes everything: tokens are not verified, API keys not looked at, JSON is not parsed but
 //! searched for the fields it needs as `"name":` without blanks, a connection is in one room at a
@@ -30,7 +32,9 @@ use text::{UserJson, begin, begin_answer, end, field, field_text, find, header, 
 
 const READ_BYTES: usize = 256 * 1024;
 /// Members served between two polls, unless `FLOOR_SLICE` says otherwise.
-const SLICE: usize = 128;
+const SLICE: usize = 32;
+/// Sends that a room gets before the others come first, unless `FLOOR_ROUND` says otherwise.
+const ROUND: usize = 512;
 
 fn main() -> io::Result<()> {
     let port = std::env::var("PORT").map_err(|_| io::Error::other("PORT is not set"))?;
@@ -41,10 +45,14 @@ fn main() -> io::Result<()> {
     sys::prepare_listener(listener)?;
     let epoll = sys::epoll_create()?;
     sys::epoll_add(epoll, listener, sys::READABLE)?;
-    let slice = std::env::var("FLOOR_SLICE").ok().and_then(|text| text.parse().ok()).unwrap_or(SLICE);
+    let (slice, round) = (number("FLOOR_SLICE", SLICE), number("FLOOR_ROUND", ROUND));
     let echo_first = std::env::var("FLOOR_ECHO").is_ok_and(|text| text == "first");
     println!("floor listening on port {port}");
-    Floor::new(epoll, listener, slice, echo_first).run()
+    Floor::new(epoll, listener, slice, round, echo_first).run()
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// The loop and all it owns.
@@ -59,6 +67,9 @@ struct Floor {
     /// Rooms with somebody behind.
     behind: VecDeque<u32>,
     slice: usize,
+    round: usize,
+    /// What is left of the round of the room that is being served.
+    round_left: usize,
     /// Whether those who said something in this turn are served before everybody else.
     echo_first: bool,
     /// Those who said something in this turn, if it matters.
@@ -70,7 +81,7 @@ struct Floor {
 }
 
 impl Floor {
-    fn new(epoll: i32, listener: i32, slice: usize, echo_first: bool) -> Self {
+    fn new(epoll: i32, listener: i32, slice: usize, round: usize, echo_first: bool) -> Self {
         Self {
             epoll,
             listener,
@@ -80,6 +91,8 @@ impl Floor {
             dirty: Vec::new(),
             behind: VecDeque::new(),
             slice,
+            round,
+            round_left: round,
             echo_first,
             speakers: Vec::new(),
             now_ms: 0,
@@ -356,15 +369,20 @@ impl Floor {
             && let Some(&number) = self.behind.front()
         {
             let room = &mut self.rooms[number as usize];
-            while left > 0 && room.is_queued {
+            while left > 0 && self.round_left > 0 && room.is_queued {
                 room.is_queued = room.serve(&mut self.conns);
                 left -= 1;
+                self.round_left -= 1;
             }
-            if room.is_queued {
+            if !room.is_queued {
+                self.behind.pop_front();
+            } else if self.round_left == 0 {
+                self.behind.rotate_left(1);
+            } else {
                 // The slice ends within this room, which goes on with the next.
                 return;
             }
-            self.behind.pop_front();
+            self.round_left = self.round;
         }
     }
 
