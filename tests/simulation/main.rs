@@ -1,5 +1,6 @@
 //! The whole server in one thread, without a socket: random clients, faults and limits drawn from a seed, against a shadow
-//! model of what each client may see.
+//! model of what each client may see. Two seeds of three have a store, which fails, loses answers and crashes, against the
+//! one order of what was ever committed.
 //!
 //! `SIMULATION_SEED=n` replays one seed, `SIMULATION_SEEDS=n` runs that many. A failure names the seed and the step.
 

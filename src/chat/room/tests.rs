@@ -971,6 +971,64 @@ fn what_is_deleted_is_gone_from_memory_at_once() {
     assert_eq!(payloads(&missed[0])[0]["deleted"], true);
 }
 
+fn delete(id: &str) -> Durable {
+    let prefix = format!("{{\"type\":\"message_deleted\",\"id\":\"{id}\"").into_bytes();
+    Durable { by: Actor::Service, prefix, action: Action::Delete { message: Id::from_text(id).unwrap() } }
+}
+
+/// What the joiner is sent that it has missed.
+fn missed(turn: &Turn, n: usize) -> Vec<Value> {
+    let Answer::Subscribed { missed: Some(missed), .. } = turn.answer(n) else { panic!("{:?}", turn.answer(n)) };
+    missed.iter().flat_map(|frames| payloads(frames)).collect()
+}
+
+#[test]
+fn a_retry_of_what_was_kept_unheard_is_answered_behind_its_event() {
+    let mut stored = Stored::known(10);
+    stored.world.publish(message("lost", 1));
+    stored.decided(Verdict::Refused(ErrorCode::Unavailable));
+    stored.world.publish(message("lost", 1));
+    let outcome = Outcome { id: Id::from_text("lost"), seq: 11, timestamp: "5".into() };
+    stored.decided(Verdict::Same(outcome));
+    let [Job::Read(_, Lookup::Events { after: 10, to: 11, .. })] = stored.jobs()[..] else { panic!() };
+    stored.found(Found::Events(vec![chunk(11, 11)]));
+    let turn = stored.world.turn();
+    assert_eq!(turn.told(), "new_message #11");
+    assert!(matches!(turn.answer(1), Answer::Published { seq: 11, replayed: true, .. }));
+}
+
+#[test]
+fn what_was_read_before_a_deletion_is_erased_when_it_comes() {
+    let mut stored = Stored::known(10);
+    stored.come_back(1, 8, "e1");
+    assert_eq!(stored.jobs().len(), 1);
+    stored.world.publish(delete("old-9"));
+    stored.decided(Verdict::New { seq: 11 });
+    assert_eq!(stored.world.turn().told(), "message_deleted #11");
+    stored.found(Found::Events(vec![chunk(9, 10)]));
+    let told = missed(&stored.world.turn(), 0);
+    assert_eq!((&told[0]["seq"], &told[0]["deleted"]), (&json!(9), &json!(true)));
+    assert_eq!((&told[1]["seq"], &told[1]["deleted"]), (&json!(10), &Value::Null));
+}
+
+#[test]
+fn what_a_deletion_in_a_gap_deletes_is_erased() {
+    let mut stored = Stored::known(10);
+    stored.post("m", 11);
+    stored.world.publish(delete("m"));
+    stored.decided(Verdict::Refused(ErrorCode::Unavailable));
+    stored.world.publish(message("next", 1));
+    stored.decided(Verdict::New { seq: 13 });
+    let mut frames = Vec::new();
+    let deletion: &[u8] = br#"{"type":"message_deleted","id":"m","seq":12}"#;
+    websocket::put_frame(&mut frames, Opcode::Text, &[deletion]);
+    stored.found(Found::Events(vec![Chunk { first_seq: 12, last_seq: 12, frames: frames.into() }]));
+    stored.world.turn();
+    stored.come_back(1, 10, "e1");
+    let told = missed(&stored.world.turn(), 0);
+    assert_eq!((&told[0]["seq"], &told[0]["deleted"]), (&json!(11), &json!(true)));
+}
+
 #[test]
 fn receipts_are_told_once_a_second_and_in_large_rooms_to_the_reader() {
     let mut stored = Stored::known(9);
