@@ -103,6 +103,8 @@ fn run_all(run: &Run, plan: &Plan, kills: usize) -> Result<Vec<String>, String> 
         Some(status) if status.success() => {}
         ended => run.fail(format!("SIGTERM at the end led to {ended:?}")),
     }
+    let log = std::fs::read_to_string(plan.log()).unwrap_or_default();
+    log.lines().filter(|line| line.contains("panicked")).for_each(|line| run.fail(format!("the server logged {line}")));
     let store = store::read(&plan.database(), &run.rooms, run.epoch()).map_err(|error| error.to_string())?;
     let (mut violations, summary) = judge::judge(&evidence, &store);
     violations.splice(0..0, run.violations());
@@ -122,7 +124,7 @@ fn storm(run: &Run, plan: &Plan, kills: usize, mut random: Random) -> Option<Ser
             run.pause(Duration::from_millis(random.below(120) as u64));
         } else {
             let before = run.acknowledged();
-            let more = random.below(250) as u64;
+            let more = random.below(150) as u64;
             let mut ended = None;
             let progressed = run.wait_until(&format!("{more} answers behind kill {kill}"), || {
                 ended = server.is_ready().err();
