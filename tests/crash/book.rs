@@ -11,13 +11,14 @@ use crate::run::Run;
 const EMOJIS: [&str; 3] = ["+1", "\u{1f389}", "sizl"];
 
 /// All that was acknowledged.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Book {
     pub posts: Vec<Posted>,
     pub changes: Vec<Changed>,
 }
 
 /// A message that was acknowledged.
+#[derive(Clone)]
 pub struct Posted {
     pub room: usize,
     pub id: String,
@@ -30,6 +31,7 @@ pub struct Posted {
 }
 
 /// A change that was answered.
+#[derive(Clone)]
 pub struct Changed {
     pub room: usize,
     pub message: String,

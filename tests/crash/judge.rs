@@ -17,6 +17,7 @@ use crate::store::{Event, Store};
 const TOLD_MAX: usize = 8;
 
 /// All that was said and heard.
+#[derive(Clone)]
 pub struct Evidence {
     pub rooms: Vec<String>,
     pub books: Vec<Book>,

@@ -10,6 +10,7 @@
 
 mod book;
 mod client;
+mod forgery;
 mod history;
 mod judge;
 mod member;
@@ -42,6 +43,9 @@ const ROOMS: [&str; 4] = ["sales", "project-7", "42", "caf\u{e9}/\u{1f389} 3"];
 const PUBLISHERS: usize = 6;
 /// Of all posts over REST so many are repeated at the end.
 const REPLAYS_MAX: usize = 1500;
+
+/// A run of more events is not forged and judged again, which takes long.
+const FORGED_EVENTS_MAX: usize = 5_000;
 
 /// What the threads of a run bring back.
 #[derive(Default)]
@@ -99,9 +103,14 @@ fn run_all(run: &Run, plan: &Plan, kills: usize) -> Result<Vec<String>, String> 
         Some(status) if status.success() => {}
         ended => run.fail(format!("SIGTERM at the end led to {ended:?}")),
     }
+    let log = std::fs::read_to_string(plan.log()).unwrap_or_default();
+    log.lines().filter(|line| line.contains("panicked")).for_each(|line| run.fail(format!("the server logged {line}")));
     let store = store::read(&plan.database(), &run.rooms, run.epoch()).map_err(|error| error.to_string())?;
     let (mut violations, summary) = judge::judge(&evidence, &store);
     violations.splice(0..0, run.violations());
+    if violations.is_empty() && summary.events <= FORGED_EVENTS_MAX {
+        violations.extend(forgery::unfound(&evidence, &store, &mut Random::new(run.seed)));
+    }
     report(run, kills, &evidence, &summary);
     Ok(violations)
 }
@@ -115,7 +124,7 @@ fn storm(run: &Run, plan: &Plan, kills: usize, mut random: Random) -> Option<Ser
             run.pause(Duration::from_millis(random.below(120) as u64));
         } else {
             let before = run.acknowledged();
-            let more = random.below(250) as u64;
+            let more = random.below(150) as u64;
             let mut ended = None;
             let progressed = run.wait_until(&format!("{more} answers behind kill {kill}"), || {
                 ended = server.is_ready().err();
@@ -138,7 +147,7 @@ fn storm(run: &Run, plan: &Plan, kills: usize, mut random: Random) -> Option<Ser
 
 /// One more server, its settings by chance.
 fn start(run: &Run, plan: &Plan, random: &mut Random) -> Option<Server> {
-    let mut settings = vec![("CHAT_RECOVERY_EVENTS", random.pick(&[40, 200, 1000, 1000]).to_string())];
+    let mut settings = vec![("CHAT_RECOVERY_EVENTS", random.pick(&[3, 30, 1000, 1000]).to_string())];
     if random.one_in(3) {
         settings.push(("CHAT_STORE_LOG_BYTES_MAX", "1048576".to_owned()));
     }

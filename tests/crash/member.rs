@@ -17,6 +17,7 @@ const FIRST_PAGES: usize = 2;
 const PAGE_LIMIT: usize = 50;
 
 /// What a member was told of a room without a break.
+#[derive(Clone)]
 pub struct Transcript {
     pub room: usize,
     /// The `seq` up to which pages tell.
@@ -34,6 +35,7 @@ impl Transcript {
 }
 
 /// A page of messages, with what was asked for.
+#[derive(Clone)]
 pub struct Page {
     pub room: usize,
     pub before: Option<u64>,
@@ -43,6 +45,7 @@ pub struct Page {
 }
 
 /// What a member leaves behind.
+#[derive(Clone)]
 pub struct Legacy {
     pub name: String,
     /// Those that go on to the end.

@@ -99,7 +99,7 @@ impl<'r> Speaker<'r> {
         self.references += 1;
         let reference = self.references;
         if self.run.stage() == Stage::Storm {
-            let speaks = self.author.random.one_in(3);
+            let speaks = self.author.random.one_in(2);
             return speaks.then(|| Sent { reference, operation: self.author.next(self.run), told: None });
         }
         let replays = self.replays.get_or_insert_with(|| replays(&self.author.book));

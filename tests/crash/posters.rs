@@ -88,7 +88,7 @@ impl<'r> Poster<'r> {
             self.fill(&mut http)?;
             let answer = http.answer()?;
             self.take(&answer);
-            self.run.pause(Duration::from_millis(self.random.below(8) as u64));
+            self.run.pause(Duration::from_millis(self.random.below(16) as u64));
         }
         Ok(())
     }
@@ -170,7 +170,7 @@ pub fn edit_over_rest(run: &Run, mut author: Author) -> Book {
             }
         };
         take_rest_answer(run, &mut author, operation, &answer, bytes);
-        run.pause(Duration::from_millis(author.random.below(12) as u64));
+        run.pause(Duration::from_millis(author.random.below(5) as u64));
         if author.random.one_in(100) {
             http = None;
         }

@@ -33,9 +33,13 @@ impl Plan {
         self.folder.join("chat.db")
     }
 
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("server.log")
+    }
+
     /// Starts it; `settings` are added to the environment.
     pub fn start(&self, settings: &[(&str, String)]) -> io::Result<Server> {
-        let log = OpenOptions::new().create(true).append(true).open(self.folder.join("server.log"))?;
+        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
         let child = Command::new(&self.binary)
             .arg("serve")
             .env_clear()

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 /// An event as it is kept.
+#[derive(Clone)]
 pub struct Event {
     /// The index of its room.
     pub room: usize,
@@ -15,6 +16,7 @@ pub struct Event {
 }
 
 /// All events in the order of their commits.
+#[derive(Clone)]
 pub struct Store {
     pub events: Vec<Event>,
     /// What contradicts itself.
