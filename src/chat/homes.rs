@@ -240,6 +240,7 @@ impl Shard {
             }
             if entry.room.is_dead(self.now) {
                 self.rooms.remove(number);
+                self.churn.note();
             } else if let Some(due_ms) = entry.room.next_deadline_ms() {
                 self.rooms.wheel.set(number, due_ms);
             }

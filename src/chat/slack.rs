@@ -15,7 +15,7 @@ use super::wheel::TICK_MS;
 /// Places that a queue or table keeps while it is empty.
 const KEPT: usize = 256;
 
-/// So many connections and memberships that came or went leave enough holes in the heap to be worth closing; and an eighth
+/// So many connections, memberships and rooms that came or went leave enough holes in the heap to be worth closing; and an eighth
 /// of the connections, so that a look, whose cost grows with the heap, is paid for by changes that grow alike.
 const CHANGES_MIN: u32 = 4096;
 /// Ticks (250 ms) between two times that the holes are closed.
@@ -29,7 +29,7 @@ pub struct Churn {
 }
 
 impl Churn {
-    /// A connection or a membership came or went.
+    /// A connection or a membership came or went, or a room went.
     pub fn note(&mut self) {
         self.changes = self.changes.saturating_add(1);
     }

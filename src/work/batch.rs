@@ -254,28 +254,28 @@ impl<'a> Batch<'a> {
         (message, emoji, user): (&Id, &str, &Id),
         repeats: bool,
     ) -> rusqlite::Result<Verdict> {
-        let mut stands = false;
         if let Some(room) = room {
-            let sql = "SELECT 1 FROM reaction WHERE room = ?1 AND message_id = ?2 AND emoji = ?3 AND user = ?4";
-            let key = params![room.number, message.text(), emoji, user.text()];
-            stands = self.connection.prepare_cached(sql)?.exists(key)?;
             let mut is_deleted = self.connection.prepare_cached(IS_DELETED)?;
             let is_deleted = is_deleted.query_row(params![room.number, message.text()], |row| row.get(0)).optional()?;
-            match is_deleted {
-                Some(true) => return Ok(Verdict::Refused(ErrorCode::NotFound)),
-                _ if stands && !repeats => return Ok(Verdict::Unchanged),
-                _ => {}
+            if is_deleted == Some(true) {
+                return Ok(Verdict::Refused(ErrorCode::NotFound));
+            }
+            if !repeats {
+                let sql = "SELECT 1 FROM reaction WHERE room = ?1 AND message_id = ?2 AND emoji = ?3 AND user = ?4";
+                let key = params![room.number, message.text(), emoji, user.text()];
+                if self.connection.prepare_cached(sql)?.exists(key)? {
+                    return Ok(Verdict::Unchanged);
+                }
             }
         }
         let sender = Some(user.text());
         let entry = Entry { kind: Kind::Reaction, message, sender, emoji: Some(emoji), digest: None };
         let room = self.place(write, room, &entry)?;
-        if !stands {
-            let sql = "INSERT INTO reaction (room, message_id, emoji, user, user_numeric, seq) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-            let row = params![room.number, message.text(), emoji, user.text(), user.is_numeric(), room.last_seq];
-            self.connection.prepare_cached(sql)?.execute(row)?;
-        }
+        // One that stands already keeps its place.
+        let sql = "INSERT INTO reaction (room, message_id, emoji, user, user_numeric, seq) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
+        let row = params![room.number, message.text(), emoji, user.text(), user.is_numeric(), room.last_seq];
+        self.connection.prepare_cached(sql)?.execute(row)?;
         self.take_part(room.number, user.text())?;
         Ok(Verdict::New { seq: room.last_seq })
     }

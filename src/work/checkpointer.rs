@@ -13,11 +13,12 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use super::failure::{Complaints, Failure};
 
 /// A log of more than this is written back soon.
-pub(crate) const LARGE_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const LARGE_BYTES: u64 = 16 * 1024 * 1024;
 /// A log behind which nothing was written for so long is written back.
 pub(crate) const QUIET: Duration = Duration::from_secs(1);
-/// Between two checkpoints, however large the log: a reader may keep all of it in use.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Between two checkpoints, however large the log: a reader may keep all of it in use, and the longer one waits, the more
+/// often a page was written to the log that is written back once.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is written back.
 pub(crate) trait Log {
@@ -42,6 +43,8 @@ pub(crate) struct Heard {
 #[derive(Debug, Default)]
 struct Shared {
     commits: AtomicU64,
+    /// The log was written back a moment ago, so that little is missing.
+    is_fresh: AtomicBool,
     /// The next commit has to wake the thread, which otherwise looks at the count by itself.
     is_asleep: AtomicBool,
 }
@@ -54,6 +57,11 @@ pub(crate) fn written() -> (Written, Heard) {
 }
 
 impl Written {
+    /// Whether the log has been written back since this was asked last.
+    pub fn take_fresh(&self) -> bool {
+        self.shared.is_fresh.swap(false, Ordering::SeqCst)
+    }
+
     /// Something was committed, and the log now has so many bytes.
     pub fn note(&self, log_bytes: u64) {
         self.shared.commits.fetch_add(1, Ordering::SeqCst);
@@ -83,10 +91,13 @@ pub(crate) fn run(mut log: impl Log, heard: &Heard, stop: &Receiver<()>, quiet: 
             return;
         }
         written_back = shared.commits.load(Ordering::SeqCst);
-        if let Err(failure) = log.checkpoint()
-            && let Some(count) = complaints.count(Instant::now())
-        {
-            tracing::warn!(reason = %failure, count, "the store's log could not be written back");
+        match log.checkpoint() {
+            Ok(()) => shared.is_fresh.store(true, Ordering::SeqCst),
+            Err(failure) => {
+                if let Some(count) = complaints.count(Instant::now()) {
+                    tracing::warn!(reason = %failure, count, "the store's log could not be written back");
+                }
+            }
         }
         select! {
             recv(stop) -> _ => return,

@@ -127,7 +127,10 @@ impl Core for WriteConnection {
 
     fn bound_log(&mut self) {
         let is_soon = self.bounded.is_some_and(|bounded| bounded.elapsed() < BOUND_INTERVAL);
-        if is_soon || self.log_bytes() <= self.limits.store_log_bytes_max {
+        // Behind a checkpoint little is left to be done here, so that is the time, if the limit is near.
+        let limit = self.limits.store_log_bytes_max;
+        let limit = if self.written.take_fresh() { limit / 2 } else { limit };
+        if is_soon || self.log_bytes() <= limit {
             return;
         }
         self.bounded = Some(Instant::now());
