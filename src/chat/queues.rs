@@ -2,7 +2,7 @@
 //!
 //! Two queues: *express* for answers and small rooms, *bulk* for large rooms, so that one room of ten thousand does not
 //! stand in front of every small one. In the bulk queue stand rooms, each with the *ring* of its members that are behind.
-//! The room in front is served for up to [`ROUND`] writes, then it goes behind the others: so what is said in a room while
+//! The room in front is served for up to `ROUND` writes, then it goes behind the others: so what is said in a room while
 //! it is being served goes out together with what its members lack, and none waits for more than a round of each other.
 //! The order of bytes within a connection is its outbox's and never changes. A connection whose socket refuses bytes is in
 //! no queue; it comes back when it is writable.

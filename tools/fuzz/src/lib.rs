@@ -9,6 +9,7 @@ pub mod frames;
 pub mod http_head;
 pub mod inflate;
 pub mod input;
+pub mod peer_bytes;
 pub mod server_frame;
 pub mod shard;
 

@@ -6,10 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use sizland_chat::auth::{Keys, Role};
 use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
@@ -17,22 +15,19 @@ use sizland_chat::chat::ids::{ConnId, HashKey, ShardId};
 use sizland_chat::chat::queues::SendBudget;
 use sizland_chat::chat::shard::{Gauges, Shard, ShardSetup};
 use sizland_chat::config::{Config, Limits};
-use sizland_chat::wire::value::Id;
+
+use flate2::{Decompress, FlushDecompress};
 
 use super::input::Input;
+use super::peer_bytes::{API_KEY, SECRET, STARTED_MS, frame, frames, message, raw, request, upgrade};
 use super::server_frame::split;
 
 const SHARDS: usize = 2;
 const PEERS_MAX: usize = 24;
 /// Turns in which nothing comes of anything.
 const IDLE_TURNS_MAX: usize = 20_000;
-const STARTED_MS: u64 = 1_700_000_000_000;
-const SECRET: &str = "a secret of the fuzz targets, long enough";
-const API_KEY: &str = "an api key of the fuzz targets";
-const USERS: [&str; 4] = ["1", "2", "ana", "bob"];
 const STAGES: [Stage; 4] = [Stage::Notice, Stage::Quiesce, Stage::Close, Stage::Settle];
 const STEPS_MS: [u64; 8] = [0, 0, 1, 20, 250, 1_100, 5_000, 40_000];
-const MASKING_KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// Does what the input says, then heals, settles, ends everybody and looks at what is left.
 pub fn run(data: &[u8]) {
@@ -96,8 +91,12 @@ impl Turn {
 impl World {
     fn new(input: &mut Input<'_>) -> Self {
         let mut config = Config::for_tests(SECRET, API_KEY);
-        config.rates = input.byte() & 1 == 1;
+        let first = input.byte();
+        config.rates = first & 1 == 1;
         (config.threads, config.limits) = (SHARDS, limits(input));
+        if first & 2 == 2 {
+            config.limits.deflate_threshold_bytes = 1;
+        }
         let (config, gauges) = (Arc::new(config), Arc::new(Gauges::default()));
         let now = Now { tick_ms: 1000, wall_ms: STARTED_MS };
         let shard = |number: usize| {
@@ -389,6 +388,8 @@ impl World {
 struct Received {
     unread: Vec<u8>,
     stage: Reading,
+    /// Compression was agreed.
+    is_deflated: bool,
 }
 
 #[derive(Default, PartialEq)]
@@ -410,6 +411,7 @@ impl Received {
             let Some(end) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") else { return };
             assert!(self.unread.starts_with(b"HTTP/1.1 "));
             let is_upgrade = self.unread.starts_with(b"HTTP/1.1 101 ");
+            self.is_deflated = self.unread[..end].windows(18).any(|name| name == b"permessage-deflate");
             self.stage = if is_upgrade { Reading::Frames } else { Reading::Http };
             self.unread.drain(..end + 4);
         }
@@ -421,16 +423,29 @@ impl Received {
             && let Some((first, payload, rest)) = split(left)
         {
             match first {
-                0x81 => assert!(payload.starts_with(b"{\"type\":\"") && payload.ends_with(b"}")),
+                0x81 => check_event(payload),
+                0xc1 if self.is_deflated => check_event(&inflated(payload)),
                 0x88 => self.stage = Reading::Closed,
                 _ => assert!(matches!(first, 0x89 | 0x8a), "{first:x}"),
             }
-            assert!(str::from_utf8(payload).is_ok() || first != 0x81);
             left = rest;
         }
         self.unread.drain(..self.unread.len() - left.len());
         assert!(self.stage != Reading::Closed || self.unread.is_empty(), "nothing follows a Close");
     }
+}
+
+fn check_event(text: &[u8]) {
+    assert!(text.starts_with(b"{\"type\":\"") && text.ends_with(b"}"));
+    assert!(str::from_utf8(text).is_ok());
+}
+
+/// A compressed message, which needs nothing of the ones before it.
+fn inflated(payload: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(1 << 20);
+    let whole = [payload, &[0, 0, 0xff, 0xff]].concat();
+    Decompress::new(false).decompress_vec(&whole, &mut text, FlushDecompress::Sync).expect("a message inflates");
+    text
 }
 
 fn limits(input: &mut Input<'_>) -> Limits {
@@ -459,144 +474,4 @@ fn limits(input: &mut Input<'_>) -> Limits {
     small(15, &mut limits.message_bytes_max, 100);
     limits.outbox_hard_bytes = limits.outbox_hard_bytes.min(limits.outbox_soft_bytes * 4);
     limits
-}
-
-/// Tokens of each user: one that lasts and one that does not.
-fn tokens() -> &'static [String] {
-    static TOKENS: OnceLock<Vec<String>> = OnceLock::new();
-    TOKENS.get_or_init(|| {
-        let keys = Keys::new(SECRET.as_bytes());
-        let token = |user: &str, seconds: u64| {
-            let id = Id::parse_raw(user).or(Id::from_text(user));
-            keys.mint(id.as_ref(), Role::User, Duration::from_secs(seconds), STARTED_MS).expect("keys sign")
-        };
-        USERS.iter().flat_map(|user| [token(user, 3_600_000), token(user, 5)]).collect()
-    })
-}
-
-fn token(input: &mut Input<'_>) -> &'static str {
-    let tokens = tokens();
-    tokens.get(input.below(tokens.len() + 1)).map_or("none", String::as_str)
-}
-
-/// A request that opens a WebSocket.
-fn upgrade(input: &mut Input<'_>) -> Vec<u8> {
-    let (path, fields) = match input.below(8) {
-        0 => ("/ws".to_owned(), String::new()),
-        1 => ("/ws".to_owned(), format!("Authorization: Bearer {}\r\n", token(input))),
-        2 => ("/ws".to_owned(), format!("Sec-WebSocket-Protocol: sizland.v1, bearer.{}\r\n", token(input))),
-        3 => ("/ws".to_owned(), "Sec-WebSocket-Protocol: sizland.v1\r\n".to_owned()),
-        _ => (format!("/ws?token={}", token(input)), String::new()),
-    };
-    let head = format!(
-        "GET {path} HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{fields}\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    head.into_bytes()
-}
-
-/// A message of a client.
-fn message(input: &mut Input<'_>) -> String {
-    let kind = input.below(12);
-    let room = format!("room-{}", input.below(4));
-    let reference = match input.below(3) {
-        0 => String::new(),
-        number => format!(r#","ref":{number}"#),
-    };
-    let of_room = |kind: &str, more: &str| format!(r#"{{"type":"{kind}","roomId":"{room}"{more}{reference}}}"#);
-    match kind {
-        0..=2 => of_room("join_room", ""),
-        3 => of_room("leave_room", ""),
-        4 => of_room("typing_start", ""),
-        5 => of_room("typing_stop", ""),
-        6 => of_room("reaction", r#","messageId":7,"emoji":"+1""#),
-        7 => of_room("reaction", r#","messageId":"7","emoji":"+1","action":"add""#),
-        8 => of_room("reaction", r#","messageId":7,"emoji":"+1","action":"remove""#),
-        9 => format!(r#"{{"type":"join_rooms","rooms":[{{"roomId":"room-0"}},{{"roomId":"{room}"}},7]{reference}}}"#),
-        10 => format!(r#"{{"type":"ping"{reference}}}"#),
-        _ => {
-            let kind = input.pick(&["auth", "refresh_token"]);
-            format!(r#"{{"type":"{kind}","token":"{}"{reference}}}"#, token(input))
-        }
-    }
-}
-
-/// A message in one frame, or in two with a ping between them.
-fn frames(input: &mut Input<'_>, message: &str) -> Vec<u8> {
-    let message = message.as_bytes();
-    match input.below(8) {
-        0 => {
-            let (start, end) = message.split_at(message.len() / 2);
-            [frame(0x01, start), frame(0x89, b"?"), frame(0x80, end)].concat()
-        }
-        1 => frame(0x82, message),
-        2 => frame(0x81, message).repeat(3),
-        _ => frame(0x81, message),
-    }
-}
-
-/// A masked frame, as a client sends it.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ 0..126 => bytes.push(0x80 | length as u8),
-        length => {
-            bytes.push(0x80 | 126);
-            bytes.extend((length as u16).to_be_bytes());
-        }
-    }
-    bytes.extend(MASKING_KEY);
-    bytes.extend(payload.iter().zip(MASKING_KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
-    bytes
-}
-
-/// Bytes of the input as they are.
-fn raw(input: &mut Input<'_>) -> Vec<u8> {
-    let count = usize::from(input.byte());
-    input.bytes(count).to_vec()
-}
-
-/// A request of a backend, or of a user.
-fn request(input: &mut Input<'_>) -> Vec<u8> {
-    let kind = input.below(14);
-    let (room, user) = (input.below(4), input.pick(&USERS));
-    let (method, path, body) = match kind {
-        0..=2 => ("POST", format!("/api/chat/rooms/room-{room}/messages"), r#"{"content":"hello"}"#.to_owned()),
-        3 => {
-            let body = format!(r#"{{"id":"{}","content":"{room}"}}"#, input.below(3));
-            ("POST", format!("/api/chat/rooms/room-{room}/messages"), body)
-        }
-        4 => {
-            let body = format!(r#"{{"content":"{}"}}"#, "x".repeat(usize::from(input.byte()) * 8));
-            ("POST", format!("/api/chat/messages?roomId=room-{room}"), body)
-        }
-        5 => ("POST", format!("/api/chat/rooms/room-{room}/events"), r#"{"type":"custom","x":1}"#.to_owned()),
-        6 => ("POST", format!("/api/chat/users/{user}/events"), r#"{"type":"custom"}"#.to_owned()),
-        7 => {
-            let body = format!(r#"{{"rooms":["room-0","room-1","room-{room}"],"message":{{"content":"all"}}}}"#);
-            ("POST", "/api/chat/broadcast".to_owned(), body)
-        }
-        8 => ("POST", format!("/api/chat/users/{user}/disconnect"), r#"{"reason":"out"}"#.to_owned()),
-        9 => {
-            let body = format!(r#"{{"revokeBefore":{}}}"#, STARTED_MS + 1000);
-            ("POST", format!("/api/chat/users/{user}/disconnect"), body)
-        }
-        10 => ("GET", format!("/api/chat/rooms/room-{room}/online"), String::new()),
-        11 => ("GET", "/api/chat/rooms?limit=2".to_owned(), String::new()),
-        12 => ("GET", format!("/api/chat/users/{user}"), String::new()),
-        _ => ("HEAD", "/healthz".to_owned(), String::new()),
-    };
-    let credential = match input.below(6) {
-        0 => String::new(),
-        1 => format!("Authorization: Bearer {}\r\n", token(input)),
-        _ => format!("X-API-Key: {API_KEY}\r\n"),
-    };
-    let more =
-        input.pick(&["", "", "", "", "Connection: close\r\n", "Idempotency-Key: k\r\n", "Expect: 100-continue\r\n"]);
-    let length = body.len();
-    let (coding, body) = match input.below(6) {
-        0 if length > 0 => ("Transfer-Encoding: chunked\r\n".to_owned(), format!("{length:x}\r\n{body}\r\n0\r\n\r\n")),
-        _ => (format!("Content-Length: {length}\r\n"), body),
-    };
-    format!("{method} {path} HTTP/1.1\r\nHost: chat\r\n{credential}{more}{coding}\r\n{body}").into_bytes()
 }
