@@ -7,6 +7,7 @@
 mod audit;
 mod change;
 mod client;
+mod drain;
 mod frames;
 mod plan;
 mod random;

@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use sizland_chat::auth::Role;
 use sizland_chat::chat::Now;
-use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::ids::{HashKey, ShardId};
 use sizland_chat::chat::shard::{Gauges, Shard, ShardSetup};
 use sizland_chat::chat::store::StoreFacts;
 use sizland_chat::config::{Config, Limits};
-use sizland_chat::reactor::io::Post;
 use sizland_chat::reactor::turn::Reactor;
 use sizland_chat::wire::value::Id;
 
@@ -36,14 +34,14 @@ pub struct Simulation {
     pub(super) random: Random,
     pub(super) world: Rc<RefCell<World>>,
     config: Arc<Config>,
-    gauges: Arc<Gauges>,
+    pub(super) gauges: Arc<Gauges>,
     pub(super) reactors: Vec<Reactor<SimIo>>,
     /// Until when (tick clock) a shard is not turned.
     stalled_until: Vec<u64>,
     slept_at: Vec<u64>,
     pub(super) clients: Vec<Client>,
     made: usize,
-    draining: bool,
+    pub(super) draining: bool,
     /// What clients that are gone leave to those that come.
     pub(super) memories: VecDeque<(String, Memory)>,
     pub(super) open: VecDeque<Change>,
@@ -348,7 +346,7 @@ impl Simulation {
         world.has_event(shard) || due.is_some_and(|due| due <= world.now_ms)
     }
 
-    fn turn(&mut self, shard: usize) {
+    pub(super) fn turn(&mut self, shard: usize) {
         if self.world.borrow().now_ms < self.stalled_until[shard] || self.reactors[shard].is_ended() {
             return;
         }
@@ -395,7 +393,7 @@ impl Simulation {
     }
 
     /// Runs at the present time until nothing moves.
-    fn run_all(&mut self) {
+    pub(super) fn run_all(&mut self) {
         let mut idle_turns = 0;
         let mut last = 0;
         loop {
@@ -537,85 +535,6 @@ impl Simulation {
     pub(super) fn prober(&mut self, at: usize, ask: impl FnOnce(&mut Rest, &mut VecDeque<u8>)) {
         let Client { speaks: Speaks::Rest(rest), out, .. } = &mut self.clients[at] else { return };
         ask(rest, out);
-    }
-
-    /// Stops the server while everybody talks.
-    fn drain(&mut self) {
-        self.draining = true;
-        let rooms: Vec<String> = (0..self.plan.rooms).map(|room| format!("room-{room}")).collect();
-        for client in self.clients.iter_mut().filter(|client| !client.ended) {
-            let Client { speaks, out, .. } = client;
-            match speaks {
-                Speaks::Socket(socket) => {
-                    socket.allowed.draining = true;
-                    if socket.is_open() {
-                        rooms.iter().for_each(|room| socket.react(room, out));
-                    }
-                    socket.must_answer_below = socket.next_ref();
-                }
-                Speaks::Rest(rest) => rooms.iter().for_each(|room| rest.post(room, &mut self.random, out)),
-            }
-            client.transfer(&self.world, usize::MAX);
-        }
-        let present: Vec<bool> = self.clients.iter().map(|client| !client.ended).collect();
-        self.lead(Stage::Notice);
-        self.lead(Stage::Quiesce);
-        self.lead(Stage::Close);
-        self.run_all();
-        for (at, client) in self.clients.iter_mut().enumerate() {
-            assert!(
-                client.ended,
-                "client {at} is left: fin {} out {} {:?}",
-                client.fin_sent,
-                client.out.len(),
-                client.unanswered()
-            );
-            let (fin, has_stalled, was_reset) = (client.fin, client.has_stalled, client.was_reset);
-            if let Some(socket) = client.socket().filter(|_| present[at] && !has_stalled && !fin && !was_reset) {
-                assert!(socket.closed.is_some(), "client {at} was not told: {socket:?}");
-            }
-        }
-        self.lead(Stage::Settle);
-        for shard in 0..self.plan.shards {
-            self.world.borrow_mut().ports[shard].flight.push_back((Post::End, 0));
-        }
-        self.run_all();
-        for (shard, reactor) in self.reactors.iter().enumerate() {
-            assert!(reactor.is_ended());
-            reactor.shard().check_empty();
-            let world = self.world.borrow();
-            assert!(world.ports[shard].mailbox.is_empty() && world.ports[shard].flight.is_empty());
-        }
-        assert_eq!(self.gauges.websockets(), 0);
-    }
-
-    fn lead(&mut self, stage: Stage) {
-        for port in &mut self.world.borrow_mut().ports {
-            port.flight.push_back((Post::Stage(stage), 0));
-        }
-        let limits = &self.plan.limits;
-        let deadline_ms = self.world.borrow().now_ms + limits.drain_window_ms + limits.close_ms + 5_000;
-        loop {
-            // A few turns of random shards, so that they are not in step.
-            for _ in 0..4 {
-                let shard = self.random.below(self.plan.shards);
-                self.world.borrow_mut().land(shard, 1);
-                self.turn(shard);
-            }
-            if self.is_reported(stage) {
-                return;
-            }
-            self.settle(1);
-            if self.is_reported(stage) {
-                return;
-            }
-            self.settle(100);
-            assert!(self.world.borrow().now_ms < deadline_ms, "{stage:?} is never done");
-        }
-    }
-
-    fn is_reported(&self, stage: Stage) -> bool {
-        self.world.borrow().ports.iter().all(|port| port.reports.contains(&stage))
     }
 
     fn note(&mut self, client: Client) {
