@@ -588,11 +588,11 @@ impl Socket {
     fn since(&mut self, room: &str, recovered: Option<bool>) -> Option<Place> {
         let recovered = recovered?;
         // Joins that say where they left off are answered in order, each by a greeting or an error.
-        let places = self.sent.values().filter_map(|sent| match sent {
+        let mut places = self.sent.values().filter_map(|sent| match sent {
             Sent::Join(of, Some(place)) if of == room => Some(place),
             _ => None,
         });
-        let place = places.cloned().next().unwrap_or_else(|| panic!("nobody said where {room} was left"));
+        let place = places.next().cloned().unwrap_or_else(|| panic!("nobody said where {room} was left"));
         self.recovered = Some(recovered);
         recovered.then_some(place)
     }
