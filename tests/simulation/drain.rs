@@ -10,6 +10,8 @@ impl Simulation {
     /// Stops the server while everybody talks.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+        // What the shards tell each other is on its way for a while, so that a stage is not done when it seems so.
+        self.world.borrow_mut().faults.slow_post = 2;
         let rooms: Vec<String> = (0..self.plan.rooms).map(|room| format!("room-{room}")).collect();
         for client in self.clients.iter_mut().filter(|client| !client.ended) {
             let Client { speaks, out, .. } = client;
@@ -65,10 +67,13 @@ impl Simulation {
         let deadline_ms = self.world.borrow().now_ms + limits.drain_window_ms + limits.close_ms + 5_000;
         loop {
             // A few turns of random shards, so that they are not in step.
-            for _ in 0..4 {
+            for _ in 0..self.random.range(4, 40) {
                 let shard = self.random.below(self.plan.shards);
                 self.world.borrow_mut().land(shard, 1);
                 self.turn(shard);
+                if self.is_reported(stage) {
+                    return;
+                }
             }
             if self.is_reported(stage) {
                 return;
