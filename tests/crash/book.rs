@@ -5,6 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde_json::Value;
+
 use crate::random::Random;
 use crate::run::Run;
 
@@ -23,8 +25,7 @@ pub struct Posted {
     pub room: usize,
     pub id: String,
     pub seq: u64,
-    /// As JSON.
-    pub timestamp: String,
+    pub timestamp: Value,
     pub content: String,
     /// What to send over HTTP to repeat it.
     pub request: Option<Vec<u8>>,
@@ -107,7 +108,7 @@ impl Author {
     }
 
     /// The answer to a change, or to a post as `(seq, timestamp)`.
-    pub fn told(&mut self, run: &Run, done: Operation, seq: Option<u64>, timestamp: &str, request: Option<Vec<u8>>) {
+    pub fn told(&mut self, run: &Run, done: Operation, seq: Option<u64>, timestamp: &Value, request: Option<Vec<u8>>) {
         let is_certain = !done.may_be_void() || seq.is_some();
         let Operation { room, message, action, .. } = done;
         self.under_way.remove(&message);
@@ -115,7 +116,7 @@ impl Author {
         if let Action::Post { content } = action {
             self.own.push((room, message.clone()));
             run.offer(room, &message);
-            let (seq, timestamp) = (seq.unwrap_or_default(), timestamp.to_owned());
+            let (seq, timestamp) = (seq.unwrap_or_default(), timestamp.clone());
             return self.book.posts.push(Posted { room, id: message, seq, timestamp, content, request });
         }
         if action == Action::Delete {

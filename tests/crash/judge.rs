@@ -155,7 +155,7 @@ impl<'e> Judge<'e> {
                 continue;
             };
             let is_same = event.value["content"] == post.content.as_str() || event.value["deleted"] == true;
-            if event.seq != post.seq || event.value["timestamp"].to_string() != post.timestamp || !is_same {
+            if event.seq != post.seq || event.value["timestamp"] != post.timestamp || !is_same {
                 let (seq, timestamp) = (post.seq, &post.timestamp);
                 self.fail(format!("{id} was told as {seq} of {timestamp}, {:?}, and is {}", post.content, event.text));
             }

@@ -38,6 +38,8 @@ use run::{PATIENCE, Run, Watch};
 use server::{Plan, Server};
 
 const KILLS_DEFAULT: usize = 6;
+/// A run of so many kills has time for long lives as well.
+const LONG_RUN_KILLS: usize = 50;
 /// The last one needs escaping in a path.
 const ROOMS: [&str; 4] = ["sales", "project-7", "42", "caf\u{e9}/\u{1f389} 3"];
 const PUBLISHERS: usize = 6;
@@ -124,7 +126,9 @@ fn storm(run: &Run, plan: &Plan, kills: usize, mut random: Random) -> Option<Ser
             run.pause(Duration::from_millis(random.below(120) as u64));
         } else {
             let before = run.acknowledged();
-            let more = random.below(150) as u64;
+            // The log has to become large in some lives, so that a kill may meet the checkpoint.
+            let is_long = kills >= LONG_RUN_KILLS && random.one_in(6);
+            let more = random.below(if is_long { 1500 } else { 150 }) as u64;
             let mut ended = None;
             let progressed = run.wait_until(&format!("{more} answers behind kill {kill}"), || {
                 ended = server.is_ready().err();
@@ -259,7 +263,7 @@ fn last_words(run: &Run, mut harvest: Harvest) -> Result<Evidence, Lost> {
         let answer = http.call(post.request.as_deref().unwrap_or_default())?;
         let told = answer.json();
         let is_same = told["id"] == *post.id && told["seq"] == post.seq;
-        if answer.status != 201 || !answer.is_replay || !is_same || told["timestamp"].to_string() != post.timestamp {
+        if answer.status != 201 || !answer.is_replay || !is_same || told["timestamp"] != post.timestamp {
             run.fail(format!("{}, told as {} of {}, is repeated as {answer:?}", post.id, post.seq, post.timestamp));
         }
     }

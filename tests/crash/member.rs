@@ -184,10 +184,9 @@ impl<'r> Member<'r> {
             ("online_update", Some(room)) => self.take_update(room, &message)?,
             (kind, Some(room)) if DURABLE.contains(&kind) => self.take_event(room, &message, text)?,
             ("ack", _) if message["rooms"].is_array() => {
-                if message["rooms"].as_array().is_some_and(|rooms| rooms.iter().any(|room| room["code"].is_string())) {
-                    // Whoever is too busy is asked again.
-                    return Err(Lost);
-                }
+                let mut rooms = message["rooms"].as_array().into_iter().flatten();
+                // Whoever is too busy is asked again.
+                return if rooms.any(|room| room["code"].is_string()) { Err(Lost) } else { Ok(None) };
             }
             ("error", _) if message["ref"].is_null() => match message["code"].as_str() {
                 Some("overloaded" | "unavailable") => return Err(Lost),

@@ -36,7 +36,7 @@ struct Sent {
     reference: u64,
     operation: Operation,
     /// The `seq` and the timestamp told before, of a message that is repeated for the sake of it.
-    told: Option<(u64, String)>,
+    told: Option<(u64, Value)>,
 }
 
 /// One who writes over the socket on which it reads.
@@ -57,7 +57,7 @@ impl<'r> Speaker<'r> {
     /// Speaks while the storm lasts, then repeats its last messages, and then reads to the end.
     pub fn run(mut self) -> (Book, Legacy) {
         let mut is_done = false;
-        while !self.run.has_failed() && !(is_done && self.member.is_complete()) {
+        while !self.run.has_failed() && (!is_done || !self.member.is_complete()) {
             if !self.member.is_connected() && self.come_back().is_err() {
                 continue;
             }
@@ -83,11 +83,11 @@ impl<'r> Speaker<'r> {
     }
 
     fn turn(&mut self) -> Result<(), Lost> {
-        if self.sent.len() < WINDOW {
-            if let Some(sent) = self.next() {
-                self.sent.push_back(sent);
-                self.transmit(self.sent.len() - 1)?;
-            }
+        if self.sent.len() < WINDOW
+            && let Some(sent) = self.next()
+        {
+            self.sent.push_back(sent);
+            self.transmit(self.sent.len() - 1)?;
         }
         match self.member.take()? {
             Some(answer) => self.take_answer(&answer),
@@ -158,21 +158,21 @@ impl<'r> Speaker<'r> {
             self.author.told_gone(self.run, operation);
             return Ok(());
         }
-        let (seq, timestamp) = (answer["seq"].as_u64(), answer["timestamp"].to_string());
+        let seq = answer["seq"].as_u64();
         if matches!(operation.action, Action::Post { .. }) {
             self.check_post(answer, &operation, told.as_ref())?;
         }
         if told.is_none() {
             let seq = seq.filter(|_| matches!(operation.action, Action::Post { .. }));
-            self.author.told(self.run, operation, seq, &timestamp, None);
+            self.author.told(self.run, operation, seq, &answer["timestamp"], None);
         }
         Ok(())
     }
 
     /// The answer to a message names it, is the same as before, and comes behind the event.
-    fn check_post(&self, answer: &Value, sent: &Operation, told: Option<&(u64, String)>) -> Result<(), Lost> {
-        let (seq, timestamp) = (answer["seq"].as_u64(), answer["timestamp"].to_string());
-        let is_as_told = told.is_none_or(|told| seq == Some(told.0) && timestamp == told.1);
+    fn check_post(&self, answer: &Value, sent: &Operation, told: Option<&(u64, Value)>) -> Result<(), Lost> {
+        let seq = answer["seq"].as_u64();
+        let is_as_told = told.is_none_or(|told| seq == Some(told.0) && answer["timestamp"] == told.1);
         let is_behind = sent.attempts > 1 || seq.is_some_and(|seq| seq <= self.member.last_seq(sent.room));
         if answer["id"] == json!(sent.message) && seq.is_some() && is_as_told && is_behind {
             return Ok(());

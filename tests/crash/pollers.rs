@@ -20,7 +20,7 @@ pub fn page(run: &Run, mut random: Random) -> Vec<Page> {
     let mut pages = Vec::new();
     while !run.has_failed() && run.stage() < Stage::End {
         let (room, limit) = (random.below(run.rooms.len()), 1 + random.below(40));
-        let from = random.one_in(3).then(|| random.below(400) as u64);
+        let from = random.one_in(3).then(|| 1 + random.below(400) as u64);
         let _lost = walk(run, room, limit, random.one_in(2), from, WALK_PAGES, &mut pages);
     }
     pages

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::book::{Action, Author, Book, Operation, Posted, content};
 use crate::client::{Answer, Credential, Http, Lost, escape, messages_path, request};
@@ -146,7 +146,7 @@ impl<'r> Poster<'r> {
         }
         self.run.acknowledge();
         self.run.offer(post.room, id);
-        let timestamp = told["timestamp"].to_string();
+        let timestamp = told["timestamp"].clone();
         let (room, content) = (post.room, post.content);
         self.book.posts.push(Posted { room, id: id.to_owned(), seq, timestamp, content, request: Some(post.request) });
     }
@@ -217,14 +217,14 @@ fn rest_request(run: &Run, author: &mut Author, operation: &Operation) -> Vec<u8
 
 fn take_rest_answer(run: &Run, author: &mut Author, operation: Operation, answer: &Answer, bytes: Vec<u8>) {
     let told = answer.json();
-    let (seq, timestamp) = (told["seq"].as_u64(), told["timestamp"].to_string());
+    let (seq, timestamp) = (told["seq"].as_u64(), &told["timestamp"]);
     let is_post = matches!(operation.action, Action::Post { .. });
     match answer.status {
-        201 if is_post && seq.is_some() && told["id"] == Value::from(operation.message.as_str()) => {
-            author.told(run, operation, seq, &timestamp, Some(bytes));
+        201 if is_post && seq.is_some() && told["id"] == operation.message.as_str() => {
+            author.told(run, operation, seq, timestamp, Some(bytes));
         }
         200 if !is_post && (seq.is_some() || operation.attempts > 1 || operation.may_be_void()) => {
-            author.told(run, operation, seq, &timestamp, None);
+            author.told(run, operation, seq, timestamp, None);
         }
         404 if !operation.is_own => author.told_gone(run, operation),
         _ => run.fail(format!("{}: {operation:?} was answered {answer:?}", author.user)),
