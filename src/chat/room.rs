@@ -225,14 +225,14 @@ impl Room {
             self.tell_diff(cx);
         }
         self.tell_due_receipts(cx);
-        self.retry_gap(cx);
+        self.look_again(cx);
     }
 
     /// When [`Room::handle_timeout`], or the end of the room, is due next on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let linger = (self.interest.members() == 0 && !self.store.is_busy()).then_some(self.linger_until_ms);
         let own = [self.typing.next_deadline_ms(), self.diff.due_ms(), linger];
-        own.into_iter().chain([self.receipts.due_ms(), self.store.retry_ms()]).flatten().min()
+        own.into_iter().chain([self.receipts.due_ms(), self.store.due_ms()]).flatten().min()
     }
 
     /// Whether the room may be forgotten: nobody is in it, nothing waits, and it has lingered long enough.

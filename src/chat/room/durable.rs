@@ -49,6 +49,8 @@ struct Waiting {
     held: VecDeque<(Entrusted, Verdict)>,
     /// When the gap is asked for again, on the tick clock.
     retry_ms: Option<u64>,
+    /// When it is looked whether what was refused is kept after all.
+    recheck_ms: Option<u64>,
     /// Messages of which nothing may be left in the history, and by which event they are deleted.
     erased: Vec<(Id, u64)>,
     /// What was missed behind this `seq` was asked for, and is not to be had.
@@ -63,6 +65,8 @@ enum Reading {
     Missed(u64),
     /// Events that the room should have emitted.
     Gap,
+    /// Whether there are such events.
+    Recheck,
 }
 
 impl StoreSide {
@@ -91,7 +95,13 @@ impl StoreSide {
         self.write_bytes
     }
 
-    pub(super) fn retry_ms(&self) -> Option<u64> {
+    /// When [`Room::look_again`] is due next, on the tick clock.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        let waiting = self.waiting.as_ref()?;
+        [waiting.retry_ms, waiting.recheck_ms].into_iter().flatten().min()
+    }
+
+    fn retry_ms(&self) -> Option<u64> {
         self.waiting.as_ref()?.retry_ms
     }
 
@@ -107,7 +117,7 @@ impl StoreSide {
         let erased = if self.reading.is_some() { waiting.erased.clone() } else { std::mem::take(&mut waiting.erased) };
         if self.reading.is_none() && waiting.parked.is_empty() {
             waiting.tried_after = None;
-            if waiting.held.is_empty() && waiting.retry_ms.is_none() {
+            if waiting.held.is_empty() && waiting.retry_ms.is_none() && waiting.recheck_ms.is_none() {
                 self.waiting = None;
             }
         }
@@ -148,6 +158,13 @@ impl Room {
             }
             (Reading::Gap, Found::Events(chunks)) if !chunks.is_empty() => self.close_gap(chunks),
             (Reading::Gap, _) => self.store.waiting().retry_ms = Some(cx.now.tick_ms + RETRY_MS),
+            // Verdicts that are still to come tell by themselves.
+            (Reading::Recheck, Found::Position { last_seq }) if !self.store.is_writing() => {
+                if last_seq > self.last_seq {
+                    self.ask_for_gap(cx, last_seq);
+                }
+            }
+            (Reading::Recheck, _) => self.store.waiting().recheck_ms = Some(cx.now.tick_ms + RETRY_MS),
         }
         self.settle_held(cx);
         self.take_up_parked(cx);
@@ -157,6 +174,9 @@ impl Room {
     pub fn handle_verdict(&mut self, cx: &mut RoomContext<'_>, entrusted: Entrusted, verdict: Verdict) {
         self.store.writes -= 1;
         self.store.write_bytes -= entrusted.write.change.prefix.len();
+        if verdict == Verdict::Refused(ErrorCode::Unavailable) {
+            self.store.waiting().recheck_ms.get_or_insert(cx.now.tick_ms + RETRY_MS);
+        }
         if self.store.has_held() || self.gap_before(&verdict).is_some() {
             self.store.waiting().held.push_back((entrusted, verdict));
             self.settle_held(cx);
@@ -233,11 +253,22 @@ impl Room {
         self.store.waiting().parked.push((source, origin, ask));
     }
 
-    /// Asks for the missing events again, if their time has come.
-    pub(super) fn retry_gap(&mut self, cx: &mut RoomContext<'_>) {
-        if self.store.retry_ms().is_some_and(|due_ms| due_ms <= cx.now.tick_ms) {
+    /// Looks again for what the store may have kept unheard, if its time has come.
+    pub(super) fn look_again(&mut self, cx: &mut RoomContext<'_>) {
+        let now_ms = cx.now.tick_ms;
+        let is_due = |due_ms: Option<u64>| due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        if is_due(self.store.retry_ms()) {
             self.store.waiting().retry_ms = None;
             self.settle_held(cx);
+        }
+        let Some(waiting) = self.store.waiting.as_mut().filter(|waiting| is_due(waiting.recheck_ms)) else { return };
+        waiting.recheck_ms = Some(now_ms + RETRY_MS);
+        if self.store.reading.is_none() {
+            let lookup = Lookup::Position(self.name.clone());
+            if cx.desk.read(Asker::Room(cx.number), lookup).is_ok() {
+                waiting.recheck_ms = None;
+                self.store.reading = Some(Reading::Recheck);
+            }
         }
     }
 

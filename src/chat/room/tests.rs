@@ -1072,3 +1072,23 @@ fn a_removed_room_says_so_last_and_has_nobody_behind_it() {
 fn an_idle_room_is_small() {
     assert!(size_of::<Room>() <= 480, "{}", size_of::<Room>());
 }
+
+#[test]
+fn what_was_kept_though_it_was_refused_is_told_without_a_retry() {
+    let mut stored = Stored::known(10);
+    stored.world.publish(message("lost", 1));
+    stored.decided(Verdict::Refused(ErrorCode::Unavailable));
+    stored.world.turn();
+    assert_eq!(stored.world.room.next_deadline_ms(), Some(1_000));
+    for found in [Found::Failed, Found::Position { last_seq: 11 }] {
+        stored.world.tick_ms += 1_000;
+        stored.world.run(|room, cx| room.handle_timeout(cx));
+        assert!(matches!(stored.jobs()[..], [Job::Read(_, Lookup::Position(_))]));
+        stored.found(found);
+        stored.world.turn();
+    }
+    let [Job::Read(_, Lookup::Events { after: 10, to: 11, .. })] = stored.jobs()[..] else { panic!() };
+    stored.found(Found::Events(vec![chunk(11, 11)]));
+    assert_eq!(stored.world.turn().told(), "new_message #11");
+    assert_eq!(stored.world.room.next_deadline_ms(), None);
+}
