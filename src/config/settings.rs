@@ -59,7 +59,7 @@ settings! {
     CHAT_THREADS false, "cores", "an integer from 1 to 256",
         "Threads that serve connections.";
     CHAT_STORE false, "data/chat.db", "the path of a database file, memory, or none",
-        "Where messages are kept. The default is made if it does not exist; with --dev it is memory.";
+        "Where messages are kept. A file that does not exist is made, with its folder; with --dev it is memory.";
     CHAT_READY_REQUIRES_STORE false, "off", "on or off",
         "Whether /readyz answers 503 while the store fails. Its body says so in any case.";
     CHAT_RATES false, "on", "on or off",

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) trait Log {
     /// Writes back what can be without keeping anybody waiting.
     fn checkpoint(&mut self) -> Result<(), Failure>;
+
+    /// Empties the log, all of which is written back, unless somebody uses it: what was erased is not to stay in it.
+    fn clear(&mut self);
 }
 
 /// How the writer tells that it has written.
@@ -92,7 +95,12 @@ pub(crate) fn run(mut log: impl Log, heard: &Heard, stop: &Receiver<()>, quiet: 
         }
         written_back = shared.commits.load(Ordering::SeqCst);
         match log.checkpoint() {
-            Ok(()) => shared.is_fresh.store(true, Ordering::SeqCst),
+            Ok(()) => {
+                shared.is_fresh.store(true, Ordering::SeqCst);
+                if shared.commits.load(Ordering::SeqCst) == written_back {
+                    log.clear();
+                }
+            }
             Err(failure) => {
                 if let Some(count) = complaints.count(Instant::now()) {
                     tracing::warn!(reason = %failure, count, "the store's log could not be written back");
@@ -137,6 +145,8 @@ mod tests {
             let _ = self.0.send(());
             Ok(())
         }
+
+        fn clear(&mut self) {}
     }
 
     /// A checkpointer that takes `quiet` to be quiet; its checkpoints, and its end.

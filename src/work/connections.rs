@@ -213,6 +213,16 @@ impl Log for LogConnection {
         }
         written_back
     }
+
+    fn clear(&mut self) {
+        let Some(connection) = &self.connection else { return };
+        // Whoever is writing or reading now is not kept waiting: the next time will do.
+        let patience = |ms| connection.busy_timeout(Duration::from_millis(ms));
+        let cleared = patience(0).and_then(|()| write_log_back(connection, "TRUNCATE"));
+        if let Err(error) = patience(BUSY_MS_MAX).and(cleared) {
+            tracing::debug!(%error, "the store's log is not empty");
+        }
+    }
 }
 
 fn open_ledger(database: &Database, limits: &Limits) -> rusqlite::Result<Ledger> {

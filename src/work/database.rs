@@ -227,6 +227,11 @@ fn prepare(path: &Path, is_fresh: bool) -> Result<StoreFacts, Error> {
     }
     schema::migrate(&mut connection).map_err(|error| explain(path, &error))?;
     prove_writable(&mut connection).map_err(|error| explain(path, &error))?;
+    let position = connection.query_row("SELECT last_position FROM store", [], |row| row.get::<_, u64>(0));
+    let position = position.map_err(|error| explain(path, &error))?;
+    let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // A mistyped or relative path shows here, and so does a file that somebody has emptied.
+    tracing::info!(path = %whole.display(), is_new = version == 0, events_ever = position, "the store is open");
     schema::facts(&connection).map_err(|error| explain(path, &error))
 }
 

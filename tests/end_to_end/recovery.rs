@@ -212,3 +212,20 @@ fn who_reads_slowly_what_it_missed_is_not_behind() {
         }
     }
 }
+
+#[test]
+fn what_is_deleted_leaves_the_files_too() {
+    let folder = Folder::new();
+    let database = folder.database();
+    let server = Server::start_with(&[("CHAT_STORE", database.as_str())]);
+    let secret = "a-word-that-stands-nowhere-else";
+    let mut http = server.http();
+    http.post("r", &json!({"id": "m", "content": secret}));
+    let deleted = http.service("DELETE", "/api/chat/rooms/r/messages/m", None);
+    assert_eq!(deleted.status, 200);
+    eventually("neither the database nor its log has the text", || {
+        let files = ["", "-wal"].map(|end| std::fs::read(format!("{database}{end}")).unwrap_or_default());
+        let has = |file: &Vec<u8>| file.windows(secret.len()).any(|window| window == secret.as_bytes());
+        (!files.iter().any(has)).then_some(())
+    });
+}
