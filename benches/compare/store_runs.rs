@@ -19,7 +19,8 @@ const LOAD_TIMEOUT_S: u64 = 630;
 const ROWS_TIMEOUT: Duration = Duration::from_secs(60);
 /// The posts that keep a durable server busy.
 const POSTS: Load = Load { extra: &["--http-connections", "64"], ..load(0, 1, "post", 4) };
-const FEED_EVENTS: f64 = 50_000.0;
+/// By each of 64 connections: more than 50,000 in all.
+const FEED_FILL: &str = "800";
 const RECOVERING: u32 = 10_000;
 const RECOVERED: f64 = 50.0;
 const MIB: f64 = 1_048_576.0;
@@ -86,6 +87,7 @@ impl Runner<'_> {
             ("post/row", post_us / row_us),
             ("post-p99", p99),
             ("commit", commit),
+            ("commit-p99", number(&single, "/commit_us/p99")?),
             ("p99/commit", p99 / commit),
             ("load-cpu", cpu_per_s(&beside)? / cpu_per_s(&all)?),
         ])
@@ -146,8 +148,8 @@ impl Runner<'_> {
         let mut running = self.start_durable(server, stem)?;
         let all = self.free_load(&mut running, &POSTS, &[], "first")?;
         let per_s = number(&all, "/published_per_s")?;
-        let fill = Load { time: Time::Seconds(FEED_EVENTS / per_s + 0.5), ..POSTS };
-        self.free_load(&mut running, &fill, &["--room-prefix", "fill-"], "fill")?;
+        let fill = Load { time: Time::Seconds(120.0), ..POSTS };
+        self.free_load(&mut running, &fill, &["--room-prefix", "fill-", "--messages", FEED_FILL], "fill")?;
         let rate = (per_s / 2.0).round().to_string();
         let steady = ["--rate", rate.as_str(), "--drowsy", "--room-prefix"];
         let alone = self.free_load(&mut running, &POSTS, &[&steady[..], &["alone-"]].concat(), "alone")?;

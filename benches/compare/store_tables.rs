@@ -1,7 +1,7 @@
 //! What the store does, and what it has to reach: the tables of its scenarios and targets.
 
 use crate::scenario::Server::{Ours, OursStored};
-use crate::scenario::{Figure, Kind, OURS, Scenario, StoreKind, delivery, figure, load, scenario};
+use crate::scenario::{Figure, Kind, Load, OURS, Scenario, StoreKind, delivery, figure, load, scenario};
 use crate::target::{Rule, Target, value};
 
 /// All scenarios of the store, in the order in which they run.
@@ -21,6 +21,7 @@ pub(crate) static STORE_SCENARIOS: [Scenario; 7] = [
                 figure("post/row", "x", ""),
                 figure("post-p99", "us", ""),
                 figure("commit", "us", ""),
+                figure("commit-p99", "us", ""),
                 figure("p99/commit", "x", ""),
                 figure("load-cpu", "x", ""),
             ],
@@ -28,16 +29,16 @@ pub(crate) static STORE_SCENARIOS: [Scenario; 7] = [
     },
     scenario(
         "stored-F1",
-        "F1 with a store on disk, and without",
+        "F1 with a store on disk, and without; the load never sleeps, or the server would pay for waking it behind each commit",
         &[Ours, OursStored],
-        Kind::Load(load(1_000, 1, "ws", 1)),
+        Kind::Load(awake(1)),
         &[delivery("stored-F1")],
     ),
     scenario(
         "stored-F16",
-        "F16 with a store on disk, and without",
+        "F16 with a store on disk, and without; the load never sleeps",
         &[Ours, OursStored],
-        Kind::Load(load(1_000, 1, "ws", 16)),
+        Kind::Load(awake(16)),
         &[delivery("stored-F16")],
     ),
     recovery(
@@ -103,6 +104,10 @@ pub(crate) static STORE_TARGETS: [Target; 9] = [
     value("feed", 50.0),
     value("writer-slower", 1.10),
 ];
+
+const fn awake(window: u32) -> Load {
+    Load { extra: &["--awake"], ..load(1_000, 1, "ws", window) }
+}
 
 const fn recovery(name: &'static str, what: &'static str, rooms: u32, figures: &'static [Figure]) -> Scenario {
     Scenario { rounds_max: 5, ..scenario(name, what, OURS, Kind::Store(StoreKind::Recovery { rooms }), figures) }

@@ -117,6 +117,9 @@ pub struct Args {
     /// Sleep until the next message is due, at the price of sending it up to 1 ms late: leaves the CPU to others
     #[arg(long)]
     pub drowsy: bool,
+    /// Never sleep while messages flow, so that nobody pays for waking this process up
+    #[arg(long, conflicts_with = "drowsy")]
+    pub awake: bool,
     /// Stop after so many measured messages per publisher; in mode feed, so many events
     #[arg(long, value_name = "M")]
     pub messages: Option<u32>,

@@ -44,10 +44,8 @@ pub struct Client {
     window: Option<u32>,
     reading_stalled: bool,
     ending: bool,
-    /// Nobody is there yet to see what is posted.
     unwatched: bool,
-    /// Whether nobody may be sent a message before its join is answered.
-    strict: bool,
+    joins_come_first: bool,
     /// Where the members left off, if they come back.
     pub comeback: Option<Comeback>,
     /// The books.
@@ -96,7 +94,7 @@ impl Client {
             reading_stalled: true,
             ending: false,
             unwatched: false,
-            strict: args.history > 0,
+            joins_come_first: args.history > 0,
             comeback: None,
             ledger,
             presence: args.presence.then(|| Presence::new(args.connections, args.rooms)),
@@ -230,14 +228,12 @@ impl Client {
         }
     }
 
-    /// Whether messages are posted to rooms that nobody has joined yet. The members to come are taken to know the first
-    /// `known` messages of each publisher once that ends.
+    /// Whether posts go to rooms that nobody has joined yet; once not, members know each publisher's first `known`.
     pub fn unwatch(&mut self, unwatched: bool, known: u32) {
         self.unwatched = unwatched;
-        if !unwatched {
-            (0..self.slots.len()).filter(|&index| self.slots[index].kind == Kind::Checked).for_each(|member| {
-                self.ledger.know(member, known);
-            });
+        let members = if unwatched { 0 } else { self.slots.len() };
+        for member in (0..members).filter(|&index| self.slots[index].kind == Kind::Checked) {
+            self.ledger.know(member, known);
         }
     }
 
@@ -461,7 +457,7 @@ impl Client {
         if slot.kind == Kind::Stalled {
             return;
         }
-        if self.strict && slot.state != State::Joined {
+        if self.joins_come_first && slot.state != State::Joined {
             self.ledger.breach("message_before_join");
         }
         let publishers = &self.publishers;

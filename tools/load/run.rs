@@ -389,9 +389,10 @@ impl<'a> Run<'a> {
             }
             // The poll's clock ticks in milliseconds; what is due sooner is waited for awake.
             let wait_us = next_us.saturating_sub(self.client.clock_us());
-            let wait = match self.args.drowsy {
-                true => Duration::from_micros(wait_us),
-                false => Duration::from_millis(wait_us / 1000),
+            let wait = match (self.args.awake, self.args.drowsy) {
+                (true, _) => Duration::ZERO,
+                (_, true) => Duration::from_micros(wait_us),
+                (_, false) => Duration::from_millis(wait_us / 1000),
             };
             let wait = wait.min(TURN);
             self.client.turn(wait)?;
