@@ -24,7 +24,7 @@ pub const ROOM_BYTES: u64 = 1024;
 pub const PENDING_JOIN_BYTES: u64 = 128;
 /// An idempotency entry or a revocation.
 pub const ENTRY_BYTES: u64 = 512;
-/// The page caches of the store: 16 MiB to write, 4 for each of two that read and for the one that writes the log back;
+/// The page caches of the store: 8 MiB to write, 4 for each of two that read and for the one that writes the log back;
 /// and the stacks and prepared statements of their threads.
 pub const STORE_BASE_BYTES: u64 = 32 << 20;
 /// A read of the store that waits.

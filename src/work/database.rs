@@ -28,7 +28,7 @@ const CHECK_INSTRUCTIONS: i32 = 1_000;
 /// How long a connection waits for another process that is at the file, such as a backup that ends.
 const BUSY_MS_MAX: u64 = 5_000;
 /// Page cache of the writer, in KiB.
-const WRITER_CACHE_KIB: i64 = 16_384;
+const WRITER_CACHE_KIB: i64 = 8_192;
 /// Page cache of any other connection, in KiB.
 const READER_CACHE_KIB: i64 = 4_096;
 /// Statements that a connection keeps prepared.
