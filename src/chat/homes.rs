@@ -11,7 +11,7 @@ use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
 use super::orderer::Orderer;
 use super::room::{Room, RoomContext};
 use super::shard::Shard;
-use super::slack::give_back_list;
+use super::slack::{give_back_list, give_back_slab, give_back_table};
 use super::store::{Asker, Done, Found, Job, Verdict};
 use super::wheel::{TICK_MS, Wheel};
 use crate::chat::closing::CloseReason;
@@ -25,7 +25,8 @@ const ROOMS_LOOKED_AT_MAX: u32 = 10_000;
 const HISTORIES_LOOKED_AT_MAX: usize = 4_096;
 
 struct Entry {
-    room: Room,
+    /// Apart, so that a room that goes leaves no more than a thin place.
+    room: Box<Room>,
     name: RoomName,
     /// In the list of those to be frozen, or held back by a shut window.
     dirty: bool,
@@ -69,6 +70,9 @@ impl RoomHomes {
     pub fn give_back(&mut self) {
         give_back_list(&mut self.dirty);
         give_back_list(&mut self.blocked);
+        give_back_slab(&mut self.entries);
+        let entries = &self.entries;
+        give_back_table(&mut self.table, |&n| entries[n as usize].name.hash_code());
     }
 
     /// A window has opened: those that waited try again.
@@ -88,7 +92,7 @@ impl RoomHomes {
 
     /// All rooms.
     pub fn iter(&self) -> impl Iterator<Item = &Room> {
-        self.entries.iter().map(|(_, entry)| &entry.room)
+        self.entries.iter().map(|(_, entry)| &*entry.room)
     }
 
     /// Checks each room, and that a room that has something to say is in one of the lists.
@@ -107,7 +111,7 @@ impl RoomHomes {
     }
 
     fn insert(&mut self, name: &RoomName, room: Room) -> u32 {
-        let number = self.entries.insert(Entry { room, name: name.clone(), dirty: false }) as u32;
+        let number = self.entries.insert(Entry { room: Box::new(room), name: name.clone(), dirty: false }) as u32;
         let entries = &self.entries;
         self.table.insert_unique(name.hash_code(), number, |&n| entries[n as usize].name.hash_code());
         number
