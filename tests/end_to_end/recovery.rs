@@ -1,11 +1,10 @@
 //! Coming back: what was missed, exactly once and in order, from memory and from the store; also over a restart.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
 
-use crate::client::{Client, unique, user_token};
+use crate::client::{Client, user_token};
 use crate::server::{DEADLINE, Server, Signal, eventually};
+use crate::store_folder::StoreFolder;
 
 const MEMORY: &[(&str, &str)] = &[("CHAT_STORE", "memory")];
 
@@ -37,27 +36,6 @@ fn come_back(client: &mut Client, room: &str, left: &Left) -> (Value, Vec<Value>
 
 fn seqs(events: &[Value]) -> Vec<u64> {
     events.iter().map(|event| event["seq"].as_u64().unwrap()).collect()
-}
-
-/// A database of this test's own, removed with its folder.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("recovery"));
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    fn database(&self) -> String {
-        self.0.join("chat.db").to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]
@@ -131,8 +109,8 @@ fn many_rooms_come_back_with_one_message() {
 
 #[test]
 fn a_restart_and_a_crash_lose_nothing() {
-    let folder = Folder::new();
-    let database = folder.database();
+    let folder = StoreFolder::new();
+    let database = folder.text("chat.db");
     let env = [("CHAT_STORE", database.as_str())];
     let mut server = Server::start_with(&env);
     let mut ana = Client::user(&server, "ana");
@@ -215,8 +193,8 @@ fn who_reads_slowly_what_it_missed_is_not_behind() {
 
 #[test]
 fn what_is_deleted_leaves_the_files_too() {
-    let folder = Folder::new();
-    let database = folder.database();
+    let folder = StoreFolder::new();
+    let database = folder.text("chat.db");
     let server = Server::start_with(&[("CHAT_STORE", database.as_str())]);
     let secret = "a-word-that-stands-nowhere-else";
     let mut http = server.http();
