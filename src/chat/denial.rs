@@ -178,7 +178,7 @@ impl Shard {
         let number = self.connections[slot].user;
         let owner = if number == NONE { "" } else { self.users.id(number).text() };
         let user = user.unwrap_or(owner);
-        tracing::info!(reason = reason.label(), detail = cut(detail), user = cut(user), "denied");
+        tracing::info!(reason = reason.label(), detail = cut(detail), user = cut(user), address = %self.addresses.of(slot), "denied");
     }
 
     /// Records the close of a connection, if it is one that an operator may want to look into.

@@ -4,6 +4,7 @@
 //! later from another shard; what leaves is always the front of the ring, and everything that is ready at the front leaves
 //! in one write. Routes stand in `routes`.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
@@ -36,6 +37,8 @@ pub struct Http {
     last: bool,
     /// When the present state is over, on the tick clock.
     deadline_ms: u64,
+    /// Who is at the other end, if that is to be told from whom a proxy names.
+    pub(super) peer: Option<IpAddr>,
 }
 
 impl Http {
@@ -227,6 +230,7 @@ impl Shard {
         body: Body<'_>,
         used: usize,
     ) -> Read {
+        self.note_client(slot, http, head);
         // Behind a refused upgrade there may be frames already, which are no requests.
         let wants_upgrade = head.list_has("upgrade", "websocket");
         let reads_on = !wants_upgrade && !matches!(body, Body::TooLarge) && !self.is_quiescing();
