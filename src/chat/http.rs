@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use super::connection::{Flag, Phase};
 use super::denial::DenialReason;
 use super::envelope::Answer;
-use super::routes::{Body, Gather, Handled};
+use super::routes::{Body, Gather, Handled, origin};
 use super::shard::Shard;
-use crate::config::Service;
+use crate::config::{Origins, Service};
 use crate::wire::body::ChunkedDecoder;
 use crate::wire::client::ErrorCode;
 use crate::wire::http::{
@@ -235,9 +235,8 @@ impl Shard {
         let wants_upgrade = head.list_has("upgrade", "websocket");
         let reads_on = !wants_upgrade && !matches!(body, Body::TooLarge) && !self.is_quiescing();
         let keep_alive = framing.keep_alive && reads_on;
-        let origin = head.header_str("origin");
-        let allow_origin = origin.filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
-            let any = matches!(self.config.origins, crate::config::Origins::Any);
+        let allow_origin = origin(head).filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
+            let any = matches!(self.config.origins, Origins::Any);
             Box::from(if any { "*" } else { origin })
         });
         let manner = Manner { keep_alive, head_only: head.method == "HEAD", allow_origin };
@@ -285,9 +284,10 @@ impl Shard {
         if let Some(origin) = &manner.allow_origin {
             headers.push(("Access-Control-Allow-Origin", origin));
             headers.push(("Access-Control-Expose-Headers", "Idempotency-Replayed, Retry-After"));
-            if &**origin != "*" {
-                headers.push(("Vary", "Origin"));
-            }
+        }
+        if matches!(self.config.origins, Origins::List(_)) {
+            // Also where none was sent, or one that is not allowed: the same answer must not be kept for one that is.
+            headers.push(("Vary", "Origin"));
         }
         let date = HttpDate::from_unix_ms(self.now.wall_ms);
         let response = Response {

@@ -372,8 +372,8 @@ impl Shard {
                 return Handled::Now(rest);
             }
         };
-        if !self.config.origins.allows(head.header_str("origin")) {
-            self.deny(slot, DenialReason::Origin, None, head.header_str("origin").unwrap_or_default());
+        if !self.config.origins.allows(origin(head)) {
+            self.deny(slot, DenialReason::Origin, None, origin(head).unwrap_or_default());
             return error(403, ErrorCode::Forbidden, "this origin may not connect");
         }
         if !is_first || !self.connections[slot].outbox.is_empty() {
@@ -433,6 +433,14 @@ impl Shard {
             }
         }
     }
+}
+
+/// The page that a request comes from, if it comes from one. What no browser sends, such as two of them, is the page of
+/// nobody, and not the absence of one.
+pub(super) fn origin<'b>(head: &Head<'b>) -> Option<&'b str> {
+    let mut values = head.header_values("origin");
+    let first = values.next()?;
+    Some(if values.next().is_some() { "" } else { str::from_utf8(first).unwrap_or_default() })
 }
 
 /// The token of `Authorization: Bearer`.

@@ -68,8 +68,8 @@ settings! {
         "Whether messages are compressed for clients that offer permessage-deflate.";
     CHAT_ENFORCE_EXPIRY false, "on", "on or off",
         "Whether a connection closes (4001) when its token expires.";
-    CHAT_ORIGINS false, "*", "* or origins such as https://app.example.com, separated by commas",
-        "Web pages that may connect. A client without an Origin always may.";
+    CHAT_ORIGINS false, "*", "*, or origins such as https://app.example.com or https://*.example.com, separated by commas",
+        "Web pages that may connect; *. is every subdomain, not the domain itself. A client without an Origin always may.";
     CHAT_TRUSTED_PROXIES false, "none", "addresses and networks such as 10.0.0.0/8, separated by commas, or empty for none",
         "Proxies whose X-Forwarded-For and PROXY header say from where a client comes.";
     CHAT_PROXY_PROTOCOL false, "off", "on or off",
