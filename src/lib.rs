@@ -114,6 +114,7 @@
 //! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
 //! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
+//! | [`chat::rates`] | what connections and users may send; their debts, also over reconnects and threads |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
 //! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |
@@ -216,6 +217,11 @@
 //! oldest. Pipelined HTTP above 32 requests, or above the soft limit, is not read; a WebSocket always is, since two
 //! ends that wait for each other to read would wait for ever. [`memory_bound`](config::memory_bound) adds the limits
 //! up.
+//!
+//! Peers that send too much are refused by [`chat::rates`], at the shard of their connection and without asking anybody. A
+//! user's debts go to the user's home with each connection that ends, and come back with the next admission; who takes
+//! more than a shard's part of the rate is told of once a second. So a limit costs no message, and no memory for those
+//! who keep it.
 //!
 //! # Compression
 //!

@@ -74,7 +74,7 @@ impl Shard {
 
     /// The user's home has answered.
     pub(super) fn finish_admission(&mut self, slot: u32, answer: Answer) {
-        let Answer::Admitted(form) = answer else { return };
+        let Answer::Admitted(form, debts) = answer else { return };
         if self.connections[slot].phase != Phase::Admitting {
             return;
         }
@@ -89,6 +89,9 @@ impl Shard {
         conn.unmark(Flag::PingedOdd);
         if !admission.upgrade.is_empty() {
             self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&admission.upgrade));
+        }
+        if let Some(debts) = debts {
+            self.take_over_debts(slot, &debts);
         }
         let connection_id = self.key.connection_id(self.connections.id(slot));
         let (now, heartbeat_ms) = (self.now.wall_ms, self.config.limits.heartbeat_ms);

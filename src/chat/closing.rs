@@ -227,8 +227,9 @@ impl Shard {
         if number != NONE {
             let user = self.users.id(number).clone();
             self.users.leave(number, slot);
+            let debts = self.leave_debts(slot, &user);
             let target = home(user.hash_code(), self.shards);
-            self.mail.post(target, Envelope::UserGone { user, conn: id });
+            self.mail.post(target, Envelope::UserGone { user, conn: id, debts });
         }
         let conn = &mut self.connections[slot];
         if conn.has(Flag::Counted) {

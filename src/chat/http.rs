@@ -475,6 +475,12 @@ impl Rest {
         }
         rest
     }
+
+    /// Says after how many seconds it is worth another try.
+    pub fn set_retry_after(&mut self, seconds: u64) {
+        self.headers.retain(|(name, _)| *name != "Retry-After");
+        self.headers.push(("Retry-After", seconds.max(1).to_string()));
+    }
 }
 
 /// The code in the body of an error that HTTP's own rules call for.

@@ -24,6 +24,7 @@ impl Shard {
             self.handle_deadline(slot, is_unread(slot));
         }
         self.handle_room_timers();
+        self.settle_rates();
         self.tell_suppressed_denials();
     }
 

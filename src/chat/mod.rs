@@ -26,6 +26,7 @@ pub mod outbox;
 pub mod presence;
 mod proxied;
 pub mod queues;
+pub mod rates;
 mod rest;
 pub mod revocations;
 pub mod room;

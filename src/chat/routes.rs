@@ -10,6 +10,7 @@ use super::connection::{Flag, Phase};
 use super::denial::DenialReason;
 use super::drain::Stage;
 use super::http::Rest;
+use super::rates::RateClass;
 use super::shard::Shard;
 use super::store::Actor;
 use crate::auth::Role;
@@ -105,6 +106,8 @@ pub struct Call<'a> {
     pub caller: Caller,
     /// The body; empty if there is none.
     pub body: &'a [u8],
+    /// What it counts as besides being a call.
+    pub class: Option<RateClass>,
     /// The header `Idempotency-Key`.
     pub idempotency_key: Option<&'a str>,
 }
@@ -195,6 +198,16 @@ impl Route {
         }
     }
 
+    /// What a user's call counts as besides being a call.
+    fn class(self, method: &str) -> Option<RateClass> {
+        match (self, method) {
+            (_, "GET") => None,
+            (Self::RoomMessages | Self::Messages | Self::Message, _) => Some(RateClass::Message),
+            (Self::Reaction | Self::ReadState, _) => Some(RateClass::Reaction),
+            _ => None,
+        }
+    }
+
     /// The user for whom the call asks to act, in whichever way it says so.
     fn named_user<'a>(self, target: &Target<'a>) -> Option<Cow<'a, str>> {
         match self {
@@ -252,7 +265,8 @@ impl Shard {
         };
         let idempotency_key = head.header("idempotency-key").map(|key| str::from_utf8(key).unwrap_or_default());
         let method = if head.method == "HEAD" { "GET" } else { head.method };
-        self.dispatch(route, &Call { slot, number, method, target, caller, body, idempotency_key })
+        let class = route.class(method);
+        self.dispatch(route, &Call { slot, number, method, target, caller, body, class, idempotency_key })
     }
 
     fn dispatch(&mut self, route: Route, call: &Call<'_>) -> Handled {
@@ -290,11 +304,12 @@ impl Shard {
 
     /// What is asked last of all of a call: whether there is room for it now.
     pub(super) fn turn_away(&mut self, call: &Call<'_>) -> Option<Handled> {
-        if let Some(user) = call.caller.user()
-            && self.charge(call.slot, 1).is_err()
+        if let Some(user) = call.caller.user().map(|user| self.user_id(user))
+            && let Err(retry_ms) = self.charge_call(call.slot, &user, call.class)
         {
-            self.deny(call.slot, DenialReason::RateLimited, Some(user.text()), "REST");
-            return Some(error(429, ErrorCode::RateLimited, "too many requests, slow down"));
+            let mut rest = Rest::error(429, ErrorCode::RateLimited, "too many requests, slow down");
+            rest.set_retry_after(retry_ms.div_ceil(1000));
+            return Some(Handled::Now(rest));
         }
         self.is_quiescing().then(|| error(503, ErrorCode::Unavailable, "the server is stopping"))
     }

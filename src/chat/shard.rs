@@ -31,6 +31,7 @@ use super::mail::{Mail, NoCredit};
 use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
 use super::queues::{SendBudget, SendQueues};
+use super::rates::Rates;
 use super::rest::FeedWaits;
 use super::revocations::Revocations;
 use super::slack::Churn;
@@ -133,6 +134,7 @@ pub struct Shard {
     pub(super) resumed: VecDeque<u32>,
     pub(super) churn: Churn,
     pub(super) denials: Denials,
+    pub(super) rates: Rates,
 }
 
 impl Shard {
@@ -172,6 +174,7 @@ impl Shard {
             resumed: VecDeque::new(),
             churn: Churn::default(),
             denials: Denials::new(limits.denial_lines_per_second),
+            rates: Rates::new(limits.rate_users_max),
             config,
         }
     }
@@ -235,7 +238,14 @@ impl Shard {
                 self.handle_unsubscribe(from, &room, &user, conn, deflates);
             }
             Envelope::Burst { room, segments, ends, .. } => self.deliver(&room, &segments, ends),
-            Envelope::UserGone { user, conn } => self.user_homes.leave(&user, conn),
+            Envelope::UserGone { user, conn, debts } => {
+                if let Some(debts) = debts {
+                    self.add_debts(&user, &debts);
+                }
+                self.user_homes.leave(&user, conn);
+            }
+            Envelope::Taken { user, told } => self.settle_debts(from, user, &told),
+            Envelope::Owed { user, known } => self.learn_debts(&user, &known),
             Envelope::Replace { conn } => {
                 if self.connections.is_current(conn) {
                     self.close(conn.slot(), &CloseReason::Replaced);
@@ -364,6 +374,7 @@ impl Shard {
             self.rooms.next_deadline_ms(),
             self.churn.due_ms(self.connections.len()),
             self.denials.due_ms(),
+            self.rates.due_ms(),
         ];
         due_ms.into_iter().flatten().min()
     }

@@ -189,6 +189,28 @@ limits! {
     rate_burst: u32, "messages", 100, 1..=1_000_000;
     /// Messages refused in debt before the connection closes for flooding (4029).
     rate_flood: u32, "messages", 200, 1..=1_000_000;
+    /// Joins and leaves a second, room by room, that a user may ask for in the long run.
+    rate_join_per_second: u32, "rooms", 50, 1..=1_000;
+    /// Joins and leaves that a user may ask for at once.
+    rate_join_burst: u32, "rooms", 500, 1..=1_000_000;
+    /// Typing messages a second that a user may send in the long run.
+    rate_typing_per_second: u32, "messages", 30, 1..=1_000;
+    /// Typing messages that a user may send at once.
+    rate_typing_burst: u32, "messages", 100, 1..=1_000_000;
+    /// Reactions and read positions a second that a user may send in the long run.
+    rate_reaction_per_second: u32, "reactions", 20, 1..=1_000;
+    /// Reactions and read positions that a user may send at once.
+    rate_reaction_burst: u32, "reactions", 100, 1..=1_000_000;
+    /// Messages, edits and deletions a second that a user may send in the long run.
+    rate_message_per_second: u32, "messages", 20, 1..=1_000;
+    /// Messages, edits and deletions that a user may send at once.
+    rate_message_burst: u32, "messages", 100, 1..=1_000_000;
+    /// REST calls a second that a user may make in the long run.
+    rate_rest_per_second: u32, "calls", 50, 1..=1_000;
+    /// REST calls that a user may make at once.
+    rate_rest_burst: u32, "calls", 200, 1..=1_000_000;
+    /// Users who owe something, in each of two tables of each thread; above it the debts of some are forgotten.
+    rate_users_max: usize, "users", 100_000, 1..=10_000_000;
     /// Denials of each reason that each thread logs in a second; one further line counts the rest.
     denial_lines_per_second: u32, "lines", 10, 0..=1_000_000;
     /// Time between `/readyz` answering 503 and the listeners' close.

@@ -28,6 +28,7 @@ mod limits;
 mod outbox;
 mod presence;
 mod proxied;
+mod rates;
 mod reactions;
 mod read_state;
 mod recovery;
