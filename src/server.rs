@@ -17,13 +17,15 @@ use crate::chat::drain::Stage;
 use crate::chat::ids::{HashKey, ShardId};
 use crate::chat::shard::{Gauges, Shard, ShardSetup};
 use crate::chat::store::StoreFacts;
-use crate::config::{self, Config};
+use crate::config::{self, Config, TlsFiles};
 use crate::error::Error;
 use crate::reactor::io::Post;
 use crate::reactor::jobs::Jobs;
 use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
+use crate::reactor::tls::{Certificates, Tls};
 use crate::reactor::turn::{Budgets, Reactor};
+use crate::work::certificates::Loaded;
 use crate::work::store::{Store, StoreThreads};
 use crate::work::watch::{Watch, WatchThread};
 
@@ -134,9 +136,12 @@ impl Server {
         let facts = store.as_ref().map(Store::facts);
         let store = store.map(|store| store.start(&mailers, &gauges)).transpose()?;
         // What can be read again is added here; its closure hands it on with `tell`.
-        let watch = Some(Watch::default().start(reload)?);
+        let mut watch = Watch::default();
+        let certificates =
+            config.tls.as_ref().map(|files| watch_certificates(files, &mailers, &mut watch)).transpose()?;
+        let watch = Some(watch.start(reload)?);
         let mut server = Self { config, address, started, mailers, reports, threads: Vec::new(), store, watch };
-        server.spawn(endpoints, &reporter, &gauges, facts.as_ref()).map_err(system)?;
+        server.spawn(endpoints, &reporter, &gauges, facts.as_ref(), certificates.as_ref()).map_err(system)?;
         Ok(server)
     }
 
@@ -146,6 +151,7 @@ impl Server {
         reporter: &Sender<(ShardId, Stage)>,
         gauges: &Arc<Gauges>,
         store: Option<&StoreFacts>,
+        certificates: Option<&Arc<Certificates>>,
     ) -> io::Result<()> {
         let key = HashKey::new(random()?);
         let shards = endpoints.len();
@@ -155,10 +161,12 @@ impl Server {
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
             let (store, jobs): (_, Option<Jobs>) = (store.cloned(), self.store.as_ref().map(|store| store.jobs(id)));
+            let kept_bytes_max = (self.config.limits.tls_pool_bytes / shards).max(1);
+            let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max));
             let work = move || {
                 let setup = ShardSetup { config, id, shards, key, seed, gauges, store };
                 let shard = Shard::new(setup, clock(started));
-                let io = MioIo::new(id, endpoint, mailers, reporter, jobs, started, shards > cores);
+                let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, shards > cores);
                 Reactor::with_budgets(shard, id, shards, io, Budgets::sharing(shards, cores)).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
@@ -216,6 +224,30 @@ impl Server {
             }
         }
     }
+}
+
+/// Reads the files of TLS, now and whenever they change.
+fn watch_certificates(
+    files: &TlsFiles,
+    mailers: &[Mailer<Post>],
+    watch: &mut Watch,
+) -> Result<Arc<Certificates>, Error> {
+    let read = |files: &TlsFiles| {
+        let loaded = Loaded::read(files)?;
+        if let Some(warning) = &loaded.warning {
+            tracing::warn!(file = %files.certificate.display(), "{warning}");
+        }
+        Ok::<_, Error>(loaded.certificates)
+    };
+    let paths = [Some(&files.certificate), Some(&files.key), files.client_authorities.as_ref()];
+    let paths = paths.into_iter().flatten().cloned().collect();
+    let (again, mailers) = (files.clone(), mailers.to_vec());
+    watch.add("the TLS certificate", paths, move || {
+        let certificates = read(&again).map_err(|error| error.to_string())?;
+        tell(&mailers, || Post::Certificates(Arc::clone(&certificates)));
+        Ok(())
+    });
+    read(files)
 }
 
 /// Tells all shards, waiting for room in their mailboxes.

@@ -241,7 +241,7 @@ impl Shard {
         if route.is_open() {
             return Handled::Now(self.health(route));
         }
-        let caller = match self.caller(head, route, &target) {
+        let caller = match self.caller(slot, head, route, &target) {
             Ok(caller) => caller,
             Err(rest) => return Handled::Now(rest),
         };
@@ -317,7 +317,7 @@ impl Shard {
     }
 
     /// Who asks, and whether they may.
-    fn caller(&self, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
+    fn caller(&self, slot: u32, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
         let refuse = |text: &str| {
             let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
             rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
@@ -327,7 +327,12 @@ impl Shard {
             let known = self.config.api_key.as_ref().is_some_and(|key| key.matches(given));
             return if known { Ok(Caller::Service) } else { Err(refuse("the API key is not known")) };
         }
+        // A browser has a certificate sent along with whatever a page of any origin asks for, and then names that origin.
+        let is_certified = self.connections[slot].has(Flag::Certified) && head.header("origin").is_none();
         let Some(token) = bearer(head) else {
+            if is_certified {
+                return Ok(Caller::Service);
+            }
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
         };
         let Some(identity) = self.verify(token) else { return Err(refuse("the token does not verify")) };

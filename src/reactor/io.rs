@@ -1,6 +1,7 @@
 //! What the turn needs of the world, and nothing else.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chat::Now;
@@ -8,6 +9,8 @@ use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
 use crate::chat::store::{Done, Job};
+
+use super::tls::Certificates;
 
 /// What the poll reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +41,60 @@ pub enum Post {
     Done(Done),
     /// From the server, which leads the shards through stopping.
     Stage(Stage),
+    /// From the server: what new TLS connections are shown, and whom they are trusted by.
+    Certificates(Arc<Certificates>),
     /// From the server: the time for closing in order is over.
     WindowOver,
     /// From the server: the thread is to end.
     End,
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// There was something.
+    Input(Input),
+    /// The peer has ended its side.
+    End,
+    /// What came was no good for the transport, which has said so to the peer; the rest is thrown away.
+    Refused,
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// How much of it is for the chat; 0 if it was all for the transport.
+    pub bytes: usize,
+    /// The socket had no more.
+    pub is_short: bool,
+    /// From now on the peer is one that has shown a certificate which is trusted.
+    pub is_certified: bool,
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// What was taken over, and is not to be given again.
+    pub bytes: usize,
+    /// The socket refuses more until it is writable; something that was taken over may wait for that as well.
+    pub is_blocked: bool,
+}
+
+impl Received {
+    /// A read without a transport in between: so many bytes, into a buffer with that much room.
+    pub fn plain(bytes: usize, room: usize) -> Self {
+        match bytes {
+            0 => Self::End,
+            _ => Self::Input(Input { bytes, is_short: bytes < room, is_certified: false }),
+        }
+    }
+}
+
+impl Written {
+    /// A write without a transport in between: so many bytes of so many.
+    pub fn plain(bytes: usize, total: usize) -> Self {
+        Self { bytes, is_blocked: bytes < total }
+    }
 }
 
 /// Sockets, listener, mailbox and clocks of one shard.
@@ -64,11 +117,14 @@ pub trait Io {
     /// Stops listening.
     fn close_listener(&mut self);
 
-    /// Reads into `buffer`; 0 is the end of the stream.
-    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Whether what is read next belongs to a handshake of the transport, which is costly.
+    fn is_opening(&self, slot: u32) -> bool;
+
+    /// Reads into `buffer`.
+    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received>;
 
     /// Writes from `slices`.
-    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written>;
 
     /// Ends this side of the stream; the other may go on.
     fn shut(&mut self, slot: u32);
@@ -84,6 +140,9 @@ pub trait Io {
 
     /// Hands something to the store; gives it back if there is none, or it has ended.
     fn submit(&mut self, job: Job) -> Result<(), Job>;
+
+    /// Takes what new TLS connections are shown.
+    fn renew(&mut self, certificates: Arc<Certificates>);
 
     /// Gives memory that a storm has left empty back to the system.
     fn trim(&mut self);

@@ -5,6 +5,7 @@
 
 pub mod backup;
 mod batch;
+pub mod certificates;
 mod checkpointer;
 mod connections;
 pub mod database;

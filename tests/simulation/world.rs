@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sizland_chat::chat::Now;
@@ -16,7 +17,8 @@ use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
 use sizland_chat::chat::store::Job;
 use sizland_chat::planted::{self, Bug};
-use sizland_chat::reactor::io::{Event, Io, Post};
+use sizland_chat::reactor::io::{Event, Io, Post, Received, Written};
+use sizland_chat::reactor::tls::Certificates;
 
 use super::plan::Faults;
 use super::random::Random;
@@ -374,12 +376,18 @@ impl Io for SimIo {
         }
     }
 
-    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
-        self.world.borrow_mut().read(self.shard, slot, buffer)
+    fn is_opening(&self, _: u32) -> bool {
+        false
     }
 
-    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.world.borrow_mut().write(self.shard, slot, slices)
+    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received> {
+        let read = self.world.borrow_mut().read(self.shard, slot, buffer);
+        read.map(|bytes| Received::plain(bytes, buffer.len()))
+    }
+
+    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written> {
+        let written = self.world.borrow_mut().write(self.shard, slot, slices);
+        written.map(|bytes| Written::plain(bytes, slices.iter().map(|slice| slice.len()).sum()))
     }
 
     fn shut(&mut self, slot: u32) {
@@ -433,6 +441,8 @@ impl Io for SimIo {
         world.ports[self.shard].progress += 1;
         Ok(())
     }
+
+    fn renew(&mut self, _: Arc<Certificates>) {}
 
     fn trim(&mut self) {}
 
