@@ -60,6 +60,28 @@ pub enum Store {
     File(PathBuf),
 }
 
+/// A version of TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+/// The files of TLS, which are read again when they change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    /// The certificate and those that it is signed with.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of client certificates, if there may be some.
+    pub client_authorities: Option<PathBuf>,
+    /// The least version that is spoken.
+    pub version_min: TlsVersion,
+}
+
 /// Everything that the server is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -69,6 +91,8 @@ pub struct Config {
     pub listen: IpAddr,
     /// The port; 0 is any free one.
     pub port: u16,
+    /// Whether connections are TLS, and with what.
+    pub tls: Option<TlsFiles>,
     /// Threads that serve connections, at least 1.
     pub threads: usize,
     /// How tokens are verified.
@@ -147,6 +171,7 @@ impl Config {
         reader.read(CHAT_CONFIG, "", |_| Some(()))?;
         let listen = if inputs.dev { "127.0.0.1" } else { CHAT_LISTEN.default };
         let listen = reader.read(CHAT_LISTEN, listen, |text| text.parse().ok())?;
+        let tls = reader.tls()?;
         let cores = inputs.cores.clamp(1, 256).to_string();
         let threads = reader.read(CHAT_THREADS, &cores, |text| {
             let threads = decimal(text)?.parse().ok()?;
@@ -178,6 +203,7 @@ impl Config {
             service: Service::Chat,
             listen,
             port,
+            tls,
             threads,
             keys,
             api_key,
@@ -215,6 +241,7 @@ impl Config {
             service: Service::Chat,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
+            tls: None,
             threads: 1,
             keys: Keys::new(secret.as_bytes()),
             api_key: Some(ApiKey::new(api_key.as_bytes())),
@@ -330,6 +357,24 @@ impl Reader<'_> {
             API_KEY_BYTES_MIN.. => Some(Some(ApiKey::new(text.as_bytes()))),
             _ => None,
         })
+    }
+
+    fn tls(&mut self) -> Result<Option<TlsFiles>, Error> {
+        let certificate = self.read(CHAT_TLS_CERT, "", optional_path)?;
+        let key = self.read(CHAT_TLS_KEY, "", optional_path)?;
+        let client_authorities = self.read(CHAT_TLS_CLIENT_CA, "", optional_path)?;
+        let version_min = self.read(CHAT_TLS_MIN, CHAT_TLS_MIN.default, tls_version)?;
+        let missing = |setting: Setting, given: Setting| Error::Missing {
+            key: setting.key.to_owned(),
+            accepted: format!("{} needs it; give the path of a PEM file", given.key),
+        };
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key, client_authorities, version_min })),
+            (Some(_), None) => Err(missing(CHAT_TLS_KEY, CHAT_TLS_CERT)),
+            (None, Some(_)) => Err(missing(CHAT_TLS_CERT, CHAT_TLS_KEY)),
+            (None, None) if client_authorities.is_some() => Err(missing(CHAT_TLS_CERT, CHAT_TLS_CLIENT_CA)),
+            (None, None) => Ok(None),
+        }
     }
 
     fn limits(&mut self, open_files_max: u64) -> Result<Limits, Error> {

@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! server     threads, mailboxes, the order of starting and stopping
-//! work       threads that may block: the store
+//! work       threads that may block: the store, files that may change
 //! reactor    the turn: poll, read, write, post; the only system calls of the loops
 //! chat       the chat itself: bytes and time come in, bytes, envelopes and jobs go out
 //! wire       bytes to values and back
@@ -105,6 +105,7 @@
 //! | [`config`], [`error`], [`auth`], [`log`], [`dev`] | one configuration, valid by construction, from flag, environment, `.env`, TOML and defaults, with every limit; what stops a start; tokens and the API key; the log's queue; what `--dev` prints |
 //! | [`server`] | threads, mailboxes, signals, the phases of stopping |
 //! | [`reactor::turn`] | the turn, its budgets and latches |
+//! | [`reactor::tls`] | TLS sessions, and the records on their way |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
 //! | `allocator` | gives free memory back to the system |
 //! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
@@ -130,6 +131,8 @@
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
+//! | [`work::certificates`] | the files of TLS, read and checked |
+//! | [`work::watch`] | what is read again when its file changes, or on SIGHUP |
 //! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
@@ -192,13 +195,28 @@
 //! paused, keeps the latch and stays queued. Writes are tried first; writability is waited for only by a connection
 //! whose socket refused.
 //!
-//! Posts, accepts, input bytes, timers, what the shard tells itself, and writes each have a budget per turn.
+//! Posts, accepts, input bytes, handshakes, timers, what the shard tells itself, and writes each have a budget per turn.
 //! Connections with an answer, or in rooms with at most 64 members here, are flushed from the *express* queue; those
 //! of larger rooms from the *bulk* queue, 16 a turn, so that a room of ten thousand does not stand in front of every
 //! small one. A turn between the shares takes new messages in, which join what those who still wait are sent: the busier a
 //! large room, the fewer its writes. Among themselves large rooms take turns of 512 writes. Where there are more threads
 //! than cores, a thread with work left gives its core away between two turns. The order of bytes within a connection is
 //! its outbox's and does not depend on the queue.
+//!
+//! # TLS
+//!
+//! Bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write) and nowhere else, and there
+//! stands [`Tls`](reactor::tls::Tls) where a certificate is configured; the chat knows one bit of it, that a peer has shown
+//! a certificate that is trusted. Sessions are rustls's unbuffered ones and own keys only: records are opened and
+//! sealed in buffers of the thread, and of one connection at most a record in either direction is kept, against a pool.
+//!
+//! The latches stay true since no more is read at once than the turn's buffer takes, so that all that can be opened is, and
+//! since what is short is what the *socket* had less of than it was asked for. What is sealed cannot be taken back, so it
+//! counts as sent; if the socket refused its end, the connection is blocked even if its outbox is empty, and is not
+//! closed before that has gone ([`has_unsent`](chat::connection::Connection::has_unsent)).
+//!
+//! A connection that is in its handshake waits in a queue of its own, of which a turn reads few: a signature may cost as
+//! much as four hundred messages. A session is made with the first byte that comes.
 //!
 //! # Backpressure
 //!
@@ -274,12 +292,16 @@
 //! a MiB beside the database, and a transaction that changes nothing, once a second. An error of the file rather than of
 //! the space on the disk makes a thread take another connection. The gauges tell `/readyz`.
 //!
+//! # What is read again
+//!
+//! [`work::watch`] looks once a second whether a file that was [added](work::watch::Watch::add) is another one, and reads
+//! everything again on SIGHUP. What was read is checked there and reaches the shards as a [`Post`](reactor::io::Post), so
+//! it takes effect between two inputs of a turn; what cannot be used is a warning, and what is in force stays so.
+//!
 //! # Seams
 //!
 //! Not built, but nothing should make them hard:
 //!
-//! - **TLS**: bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write), and nowhere
-//!   else.
 //! - **Other stores**: a shard knows jobs and answers, not who works on them.
 //! - **Several nodes**: presence is per source and [`Room::source_ended`](chat::room::Room::source_ended) removes one
 //!   in a step; a node would be a source with a lease.

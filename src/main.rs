@@ -12,6 +12,7 @@ use sizland_chat::config::{Config, Inputs, Store};
 use sizland_chat::error::Error;
 use sizland_chat::wire::value::Id;
 use sizland_chat::work::backup::backup_to;
+use sizland_chat::work::certificates::Loaded;
 use sizland_chat::work::import::Imported;
 use sizland_chat::work::transfer::{Exported, export_to, import_from};
 use sizland_chat::{log, server};
@@ -26,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves until SIGTERM or SIGINT.
+    /// Serves until SIGTERM or SIGINT; reads again what can be on SIGHUP.
     Serve(ServeArguments),
     /// Prints a token, signed with JWT_SECRET.
     Token(TokenArguments),
@@ -161,7 +162,14 @@ fn token(arguments: TokenArguments) -> Result<(), Error> {
 }
 
 fn check(arguments: ServeArguments) -> Result<(), Error> {
-    print(&arguments.load()?.report())
+    let config = arguments.load()?;
+    let tls = config.tls.as_ref().map(Loaded::read).transpose()?;
+    let mut report = config.report();
+    if let Some(loaded) = tls {
+        report.push_str(&format!("\nTLS certificate\n  valid until {}\n", loaded.end_text()));
+        report.extend(loaded.warning.map(|warning| format!("  {warning}\n")));
+    }
+    print(&report)
 }
 
 fn backup(arguments: BackupArguments) -> Result<(), Error> {

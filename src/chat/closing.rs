@@ -158,7 +158,7 @@ impl Shard {
 
     /// A connection that has nothing left to send goes on as if it had just sent it.
     fn drained_already(&mut self, slot: u32) {
-        if self.connections[slot].outbox.is_empty() {
+        if !self.connections[slot].has_unsent() {
             self.handle_drained(slot);
         }
     }
@@ -199,8 +199,23 @@ impl Shard {
         match conn.phase {
             // Who asked and shut its side is still answered.
             Phase::Http => self.http_ended(slot),
-            Phase::Lingering if !conn.outbox.is_empty() => {}
+            Phase::Lingering if conn.has_unsent() => {}
             _ => self.kill(slot),
+        }
+    }
+
+    /// The peer has shown a certificate that is trusted.
+    pub fn handle_certificate(&mut self, slot: u32) {
+        self.connections[slot].mark(Flag::Certified);
+    }
+
+    /// The transport takes nothing more from the peer, and has said so; it is given the time to read that.
+    pub fn handle_refusal(&mut self, slot: u32) {
+        if self.connections[slot].phase == Phase::Http {
+            self.pool.clear(&mut self.connections[slot].outbox);
+            self.linger(slot);
+        } else if self.connections[slot].phase != Phase::Lingering {
+            self.kill(slot);
         }
     }
 

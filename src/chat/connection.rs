@@ -263,6 +263,8 @@ pub enum Flag {
     Paused = 256,
     /// The last ping stood at an odd multiple of the interval.
     PingedOdd = 512,
+    /// The peer has shown a certificate that is trusted.
+    Certified = 1024,
 }
 
 /// Where in the flags the width of the window stands.
@@ -273,6 +275,11 @@ impl Connection {
     pub fn behind_bytes(&self) -> usize {
         let missed_bytes = self.extra.as_ref().map_or(0, |extra| extra.missed_bytes);
         self.outbox.bytes().saturating_sub(missed_bytes)
+    }
+
+    /// Whether something is to be sent, or was handed over and waits for the socket.
+    pub fn has_unsent(&self) -> bool {
+        !self.outbox.is_empty() || self.has(Flag::Blocked)
     }
 
     /// The window that it has for what is compressed, as the base-2 logarithm, 8 to 15; 0 if it takes nothing compressed.

@@ -13,6 +13,7 @@ use super::denial::DenialReason;
 use super::envelope::Answer;
 use super::routes::{Body, Gather, Handled, origin};
 use super::shard::Shard;
+use super::wheel::TICK_MS;
 use crate::config::{Origins, Service};
 use crate::wire::body::ChunkedDecoder;
 use crate::wire::client::ErrorCode;
@@ -154,6 +155,7 @@ impl Shard {
             return;
         }
         let (now_ms, limits) = (self.now.tick_ms, &self.config.limits);
+        let opened_ms = u64::from(self.connections[slot].opened + 1) * TICK_MS;
         let extra = self.connections[slot].extra_mut();
         if is_new {
             extra.unfinished_ms = now_ms;
@@ -165,7 +167,10 @@ impl Shard {
         }
         if let Some(http) = extra.http.as_mut().filter(|_| !extra.tail.is_empty()) {
             let window_ms = if http.framing.is_some() { limits.rest_idle_ms } else { limits.handshake_ms };
-            http.deadline_ms = extra.unfinished_ms + window_ms;
+            // The first head shares its time with what came before it.
+            let is_first_head = http.framing.is_none() && http.first == 0 && http.ring.is_empty();
+            let begun_ms = if is_first_head { extra.unfinished_ms.min(opened_ms) } else { extra.unfinished_ms };
+            http.deadline_ms = begun_ms + window_ms;
             let due_ms = http.deadline_ms;
             self.arm_http(slot, due_ms);
         }
@@ -399,7 +404,7 @@ impl Shard {
         let conn = &self.connections[slot];
         let http = conn.extra.as_ref().and_then(|extra| extra.http.as_ref());
         if http.is_none_or(|http| http.ring.is_empty()) && !conn.has(Flag::Paused) {
-            if conn.outbox.is_empty() { self.kill(slot) } else { self.linger(slot) }
+            if conn.has_unsent() { self.linger(slot) } else { self.kill(slot) }
         }
     }
 
@@ -442,7 +447,7 @@ impl Shard {
     pub(super) fn http_drain(&mut self, slot: u32) {
         let under_way = self.connections[slot].extra.as_ref().and_then(|extra| extra.http.as_ref());
         if under_way.is_none_or(|http| http.ring.is_empty()) {
-            if self.connections[slot].outbox.is_empty() { self.kill(slot) } else { self.linger(slot) }
+            if self.connections[slot].has_unsent() { self.linger(slot) } else { self.kill(slot) }
         }
     }
 

@@ -350,7 +350,12 @@ impl Shard {
             self.deny(slot, DenialReason::ApiKey, None, "");
             return Err(refuse("the API key is not known"));
         }
+        // A browser has a certificate sent along with whatever a page of any origin asks for, and then names that origin.
+        let is_certified = self.connections[slot].has(Flag::Certified) && head.header("origin").is_none();
         let Some(token) = bearer(head) else {
+            if is_certified {
+                return Ok(Caller::Service);
+            }
             self.deny(slot, DenialReason::NoCredential, None, "");
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
         };

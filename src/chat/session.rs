@@ -91,7 +91,7 @@ impl Shard {
         match event {
             Event::Close(_) if closing => {
                 self.connections[slot].mark(Flag::PeerClosed);
-                if self.connections[slot].outbox.is_empty() {
+                if !self.connections[slot].has_unsent() {
                     self.kill(slot);
                 }
             }

@@ -274,14 +274,15 @@ impl Shard {
         self.pool.gather(&self.connections[slot].outbox, slices, WRITE_BYTES_MAX)
     }
 
-    /// The socket took `bytes`; with `blocked` it refuses more until it is writable again.
+    /// `bytes` were taken over for the socket; with `blocked` it refuses more until it is writable again.
     pub fn handle_sent(&mut self, slot: u32, bytes: usize, blocked: bool) {
         let conn = &mut self.connections[slot];
         self.pool.advance(&mut conn.outbox, bytes);
-        if conn.outbox.is_empty() {
-            self.handle_drained(slot);
-        } else if blocked {
+        if blocked {
+            // Also if nothing is left to hand over: what was taken may not have been sent.
             conn.mark(Flag::Blocked);
+        } else if conn.outbox.is_empty() {
+            self.handle_drained(slot);
         } else {
             self.queues.again(conn, slot);
         }
@@ -293,7 +294,12 @@ impl Shard {
         let conn = &mut self.connections[slot];
         if conn.has(Flag::Blocked) {
             conn.unmark(Flag::Blocked);
-            self.mark_express(slot);
+            if conn.outbox.is_empty() {
+                self.handle_drained(slot);
+                self.resume_if_drained(slot);
+            } else {
+                self.mark_express(slot);
+            }
         }
     }
 
@@ -421,7 +427,7 @@ impl Shard {
 
     fn resume_if_drained(&mut self, slot: u32) {
         let conn = &self.connections[slot];
-        if conn.has(Flag::Paused) && conn.outbox.is_empty() {
+        if conn.has(Flag::Paused) && !conn.has_unsent() {
             self.resume(slot);
         }
     }

@@ -131,6 +131,8 @@ limits! {
     direct_pool_bytes: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
     /// Unfinished messages, heads and bodies.
     input_pool_bytes: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
+    /// Unfinished records of TLS, those coming in and those going out.
+    tls_pool_bytes: usize, "bytes", 134_217_728, 65_536..=1_099_511_627_776;
     /// Batches that may wait in the mailbox of a thread.
     mailbox_batches_max: usize, "batches", 1_024, 1..=1_048_576;
     /// Requests under way from one thread to another; further ones are refused (`overloaded`, 503).

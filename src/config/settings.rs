@@ -2,13 +2,15 @@
 //!
 //! Owns names, defaults and what is accepted. Must not know where values come from.
 
+use std::path::PathBuf;
+
 use tracing::level_filters::LevelFilter;
 
 use crate::auth::Algorithm;
 use crate::log::Format;
 
-use super::Store;
 use super::limits::Limits;
+use super::{Store, TlsVersion};
 
 /// One setting as it is documented.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,14 @@ settings! {
         "The configuration file.";
     CHAT_LISTEN false, "::", "an IP address",
         "The address to listen on. The default is every address, IPv4 included; with --dev it is 127.0.0.1.";
+    CHAT_TLS_CERT false, "none", "the path of a PEM file, or empty for none",
+        "The certificate, and behind it those that it is signed with. With it every connection is TLS. Read again when it changes.";
+    CHAT_TLS_KEY false, "none", "the path of a PEM file, or empty for none",
+        "The private key of the certificate: PKCS #8, PKCS #1 or SEC 1, not encrypted. Read again when it changes.";
+    CHAT_TLS_CLIENT_CA false, "none", "the path of a PEM file, or empty for none",
+        "Authorities of client certificates: who shows one that they have signed may call REST as a service. Nobody has to.";
+    CHAT_TLS_MIN false, "1.2", "1.2 or 1.3",
+        "The least version of TLS.";
     CHAT_THREADS false, "cores", "an integer from 1 to 256",
         "Threads that serve connections.";
     CHAT_STORE false, "data/chat.db", "the path of a database file, memory, or none",
@@ -112,7 +122,16 @@ pub(crate) fn keys() -> Vec<String> {
 
 /// Whether an empty value says something, rather than that nothing is said.
 pub(crate) fn empty_means_none(key: &str) -> bool {
-    [CHAT_API_KEY.key, CHAT_TRUSTED_PROXIES.key, CHAT_JWT_ISSUER.key, CHAT_JWT_AUDIENCE.key].contains(&key)
+    let keys = [
+        CHAT_API_KEY,
+        CHAT_TRUSTED_PROXIES,
+        CHAT_JWT_ISSUER,
+        CHAT_JWT_AUDIENCE,
+        CHAT_TLS_CERT,
+        CHAT_TLS_KEY,
+        CHAT_TLS_CLIENT_CA,
+    ];
+    keys.iter().any(|setting| setting.key == key)
 }
 
 pub(crate) fn on_or_off(text: &str) -> Option<bool> {
@@ -129,6 +148,18 @@ pub(crate) fn store_setting(text: &str) -> Option<Store> {
         "none" => Some(Store::None),
         "memory" => Some(Store::Memory),
         path => Some(Store::File(path.into())),
+    }
+}
+
+pub(crate) fn optional_path(text: &str) -> Option<Option<PathBuf>> {
+    Some((!text.is_empty()).then(|| text.into()))
+}
+
+pub(crate) fn tls_version(text: &str) -> Option<TlsVersion> {
+    match text {
+        "1.2" => Some(TlsVersion::Tls12),
+        "1.3" => Some(TlsVersion::Tls13),
+        _ => None,
     }
 }
 

@@ -68,6 +68,33 @@ fn the_defaults() {
 }
 
 #[test]
+fn tls_needs_a_certificate_and_its_key() {
+    assert_eq!(load(&[]).tls, None);
+    assert_eq!(load(&[("CHAT_TLS_CERT", ""), ("CHAT_TLS_KEY", "")]).tls, None);
+    let both = [("CHAT_TLS_CERT", "cert.pem"), ("CHAT_TLS_KEY", "key.pem"), ("CHAT_TLS_MIN", "1.3")];
+    let expected = TlsFiles {
+        certificate: "cert.pem".into(),
+        key: "key.pem".into(),
+        client_authorities: None,
+        version_min: TlsVersion::Tls13,
+    };
+    let config = load(&both);
+    assert_eq!(config.tls, Some(expected));
+    assert!(memory_bound(&config).process_bytes() > memory_bound(&load(&[])).process_bytes());
+    for (given, missing) in [
+        (both[0], "CHAT_TLS_KEY is not set: CHAT_TLS_CERT needs it; give the path of a PEM file"),
+        (both[1], "CHAT_TLS_CERT is not set: CHAT_TLS_KEY needs it; give the path of a PEM file"),
+        (
+            ("CHAT_TLS_CLIENT_CA", "ca.pem"),
+            "CHAT_TLS_CERT is not set: CHAT_TLS_CLIENT_CA needs it; give the path of a PEM file",
+        ),
+    ] {
+        assert_eq!(refusal(&[given]), missing);
+    }
+    assert!(refusal(&[("CHAT_TLS_MIN", "1.1")]).ends_with("is not accepted: 1.2 or 1.3"));
+}
+
+#[test]
 fn every_key_is_reported_once() {
     let config = load(&[]);
     let reported = config.effective().iter().map(|line| line.key.clone());

@@ -3,11 +3,13 @@
 //! The tests own nothing of the server's code and never look inside it. They wait for events, with a deadline that only a
 //! failure reaches, and leave no process behind.
 
+mod certificates;
 mod client;
 mod http_client;
 mod proxy;
 mod server;
 mod store_folder;
+mod stream;
 
 mod behind_proxy;
 mod churn;
@@ -40,6 +42,7 @@ mod sockets;
 mod start;
 mod store_faults;
 mod store_files;
+mod tls;
 mod tokens;
 mod typing;
 mod users;

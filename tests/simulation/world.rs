@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sizland_chat::chat::Now;
@@ -17,7 +18,8 @@ use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
 use sizland_chat::chat::store::Job;
 use sizland_chat::planted::{self, Bug};
-use sizland_chat::reactor::io::{Event, Io, Post};
+use sizland_chat::reactor::io::{Event, Io, Post, Received, Written};
+use sizland_chat::reactor::tls::Certificates;
 
 use super::plan::Faults;
 use super::random::Random;
@@ -375,8 +377,8 @@ impl Io for SimIo {
         }
     }
 
-    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
-        self.world.borrow_mut().read(self.shard, slot, buffer)
+    fn is_opening(&self, _: u32) -> bool {
+        false
     }
 
     fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
@@ -388,8 +390,18 @@ impl Io for SimIo {
         if count > 0 || world.links[link].client_fin { Ok(count) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
-    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.world.borrow_mut().write(self.shard, slot, slices)
+    fn take(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        self.world.borrow_mut().read(self.shard, slot, buffer)
+    }
+
+    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received> {
+        let read = self.world.borrow_mut().read(self.shard, slot, buffer);
+        read.map(|bytes| Received::plain(bytes, buffer.len()))
+    }
+
+    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written> {
+        let written = self.world.borrow_mut().write(self.shard, slot, slices);
+        written.map(|bytes| Written::plain(bytes, slices.iter().map(|slice| slice.len()).sum()))
     }
 
     fn shut(&mut self, slot: u32) {
@@ -443,6 +455,8 @@ impl Io for SimIo {
         world.ports[self.shard].progress += 1;
         Ok(())
     }
+
+    fn renew(&mut self, _: Arc<Certificates>) {}
 
     fn trim(&mut self) {}
 
