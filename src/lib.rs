@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! server     threads, mailboxes, the order of starting and stopping
-//! work       threads that may block: the store
+//! work       threads that may block: the store, and crews for other jobs
 //! reactor    the turn: poll, read, write, post; the only system calls of the loops
 //! chat       the chat itself: bytes and time come in, bytes, envelopes and jobs go out
 //! wire       bytes to values and back
@@ -43,7 +43,7 @@
 //!    [`Batch`](chat::envelope::Batch), with at most one wake.
 //! 5. At the home, [`Shard::handle_batch`](chat::shard::Shard::handle_batch) finds the room in `RoomHomes` and calls
 //!    [`Room::handle_ask`](chat::room::Room::handle_ask). With a store the change goes to the
-//!    [`Desk`](chat::desk::Desk), leaves at the end of the turn as a [`Job`](chat::store::Job), and comes back as a
+//!    [`Desk`](chat::desk::Desk), leaves at the end of the turn as a [`Job`](chat::job::Job), and comes back as a
 //!    [`Verdict`](chat::store::Verdict) once it is committed (see below); without,
 //!    [`Orderer::decide`](chat::orderer::Orderer::decide) gives the verdict at once. What is new has the next `seq`, and
 //!    one finished frame is appended to the room's [`Burst`](chat::burst::Burst). The answer is noted, not sent.
@@ -113,6 +113,7 @@
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
 //! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
 //! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
+//! | [`chat::job`] | what a shard hands to threads that may block, of whatever kind |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
@@ -127,6 +128,7 @@
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
+//! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
 //! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
@@ -255,7 +257,7 @@
 //!
 //! # The store's threads
 //!
-//! A shard's [`Job`](chat::store::Job)s leave at the end of its turn through [`Jobs`](reactor::jobs::Jobs), and the
+//! A shard's jobs for the store ([`store::Job`](chat::store::Job)) leave at the end of its turn through [`Jobs`](reactor::jobs::Jobs), and the
 //! answers come back through its mailbox. One thread writes: all that waits is one batch, one batch one transaction, and
 //! each shard gets one post of verdicts per transaction. Two threads read, on connections of their own. One writes the
 //! log back into the database, so that the writer never waits for the database's fsyncs. Only these threads block, and

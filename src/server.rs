@@ -134,7 +134,8 @@ impl Server {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
-            let (store, jobs): (_, Option<Jobs>) = (store.cloned(), self.store.as_ref().map(|store| store.jobs(id)));
+            let store = store.cloned();
+            let jobs = Jobs::new(id).with_store(self.store.as_ref().map(StoreThreads::jobs));
             let work = move || {
                 let setup = ShardSetup { config, id, shards, key, seed, gauges, store };
                 let shard = Shard::new(setup, clock(started));

@@ -16,6 +16,7 @@ mod homes;
 pub mod http;
 pub mod ids;
 mod invariants;
+pub mod job;
 mod liveness;
 pub mod mail;
 mod membership;

@@ -24,6 +24,7 @@ use super::drain::Stage;
 use super::envelope::{Batch, Envelope, Origin};
 use super::homes::RoomHomes;
 use super::ids::{ConnId, HashKey, SLOTS_MAX, ShardId};
+use super::job::{Done, Job};
 use super::mail::{Mail, NoCredit};
 use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
@@ -31,7 +32,7 @@ use super::queues::{SendBudget, SendQueues};
 use super::rest::FeedWaits;
 use super::revocations::Revocations;
 use super::slack::Churn;
-use super::store::{Asker, Job, Lookup, StoreFacts};
+use super::store::{Asker, Lookup, StoreFacts};
 use super::tables::{LocalRooms, Users};
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
@@ -328,9 +329,23 @@ impl Shard {
         self.store().map_or_else(|| self.key.halves(), |facts| facts.digest_key)
     }
 
-    /// What there is for the store; what it does not take goes to [`Shard::handle_lost_job`].
+    /// What there is for the threads that may block; what they do not take goes to [`Shard::handle_lost_job`].
     pub fn poll_job(&mut self) -> Option<Job> {
-        self.desk.poll_job()
+        self.desk.poll_job().map(Job::Store)
+    }
+
+    /// Takes the answer to a job.
+    pub fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Store(done) => self.handle_stored(done),
+        }
+    }
+
+    /// Nobody has taken the job, and nobody else will answer it.
+    pub fn handle_lost_job(&mut self, job: Job) {
+        match job {
+            Job::Store(job) => self.handle_unstored(job),
+        }
     }
 
     /// Whether a batch is held back because a mailbox was full.

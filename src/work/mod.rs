@@ -1,15 +1,17 @@
-//! The store: what is kept on disk, and the threads that wait for it.
+//! The threads that may block: the store, which keeps things on disk, and crews for jobs of other kinds.
 //!
-//! Owns everything that may block. It takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
+//! It takes what [`chat::job`](crate::chat::job) names and answers in the same words;
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
 pub mod backup;
 mod batch;
 mod checkpointer;
 mod connections;
+pub mod crew;
 pub mod database;
 mod failure;
 mod feed;
+pub mod fetch;
 pub mod import;
 mod import_line;
 pub mod ledger;

@@ -14,7 +14,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
-use sizland_chat::chat::store::Job;
+use sizland_chat::chat::job::{Done, Job};
 use sizland_chat::planted::{self, Bug};
 use sizland_chat::reactor::io::{Event, Io, Post};
 
@@ -166,7 +166,7 @@ impl World {
     pub fn work(&mut self) -> bool {
         let Some(store) = self.store.as_mut().filter(|store| store.has_work()) else { return false };
         for Told { shard, done, state } in store.work(&mut self.random, &self.faults) {
-            self.ports[shard].flight.push_back((Post::Done(done), state));
+            self.ports[shard].flight.push_back((Post::Done(Done::Store(done)), state));
             if !self.random.one_in(self.faults.store_slow) {
                 self.land(shard, usize::MAX);
             }
@@ -428,8 +428,10 @@ impl Io for SimIo {
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
         let world = &mut *self.world.borrow_mut();
-        let Some(store) = &mut world.store else { return Err(job) };
-        store.submit(self.shard, job);
+        match (job, &mut world.store) {
+            (Job::Store(job), Some(store)) => store.submit(self.shard, job),
+            (job, _) => return Err(job),
+        }
         world.ports[self.shard].progress += 1;
         Ok(())
     }
