@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! server     threads, mailboxes, the order of starting and stopping
-//! work       threads that may block: the store, and crews for other jobs
+//! work       threads that may block: the store, crews for other jobs, files that may change
 //! reactor    the turn: poll, read, write, post; the only system calls of the loops
 //! chat       the chat itself: bytes and time come in, bytes, envelopes and jobs go out
 //! wire       bytes to values and back
@@ -129,6 +129,7 @@
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
 //! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
+//! | [`work::watch`] | what is read again when its file changes, or on SIGHUP |
 //! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
 //!
 //! Outside of `src`: `tests/end_to_end` drives the real binary, `benches/compare` measures it against other servers,
@@ -266,6 +267,12 @@
 //! When a transaction fails all of its batch is refused, and so is what comes next, until a probe succeeds: a quarter of
 //! a MiB beside the database, and a transaction that changes nothing, once a second. An error of the file rather than of
 //! the space on the disk makes a thread take another connection. The gauges tell `/readyz`.
+//!
+//! # What is read again
+//!
+//! [`work::watch`] looks once a second whether a file that was [added](work::watch::Watch::add) is another one, and reads
+//! everything again on SIGHUP. What was read is checked there and reaches the shards as a [`Post`](reactor::io::Post), so
+//! it takes effect between two inputs of a turn; what cannot be used is a warning, and what is in force stays so.
 //!
 //! # Seams
 //!

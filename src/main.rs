@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves until SIGTERM or SIGINT.
+    /// Serves until SIGTERM or SIGINT; reads again what can be on SIGHUP.
     Serve(ServeArguments),
     /// Prints a token, signed with JWT_SECRET.
     Token(TokenArguments),

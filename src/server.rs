@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::chat::drain::Stage;
@@ -25,13 +25,14 @@ use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
 use crate::reactor::turn::{Budgets, Reactor};
 use crate::work::store::{Store, StoreThreads};
+use crate::work::watch::{Watch, WatchThread};
 
 /// How long shards may take over what has no window of its own.
 const STAGE_MAX: Duration = Duration::from_secs(5);
 /// What the end of the window may be late.
 const WINDOW_GRACE: Duration = Duration::from_millis(750);
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT; SIGHUP has read again what can be.
 ///
 /// # Errors
 /// What keeps the server from starting, or a poll that fails.
@@ -45,12 +46,12 @@ pub fn run(config: Config) -> Result<(), Error> {
 /// # Errors
 /// As those of [`run`].
 pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), Error> {
-    let signals = signals()?;
+    let signals = Signalled::listen()?;
     let raised = config::raise_limit();
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let server = Server::start(Arc::new(config))?;
+    let server = Server::start(Arc::new(config), signals.reload)?;
     tracing::info!(address = %server.address, threads = server.mailers.len(), "listening");
     announce(server.address);
     if server.config.dev {
@@ -59,26 +60,42 @@ pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Resul
         let _ = io::stdout().write_all(banner.as_bytes()).and_then(|()| io::stdout().flush());
     }
     // A send is also lost when every shard has ended: then there is nothing left to serve.
-    let signal = signals.recv().unwrap_or(SIGTERM);
+    let signal = signals.end.recv().unwrap_or(SIGTERM);
     tracing::info!(signal, "stopping");
     server.stop()
 }
 
-/// Delivers the first signal; a second one ends the process at once.
-fn signals() -> Result<Receiver<i32>, Error> {
-    let fail = |source| Error::System { action: "listen for signals", source };
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(fail)?;
-    let (sender, receiver) = bounded(1);
-    let wait = move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
-                std::process::exit(128 + signal);
+/// What the process is told by signals.
+struct Signalled {
+    /// The first that ends it; a second one does at once.
+    end: Receiver<i32>,
+    /// SIGHUP, several that come together once.
+    reload: Receiver<()>,
+}
+
+impl Signalled {
+    fn listen() -> Result<Self, Error> {
+        let fail = |source| Error::System { action: "listen for signals", source };
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(fail)?;
+        let (sender, end) = bounded(1);
+        let (demand, reload) = bounded(1);
+        let wait = move || {
+            let mut ending = false;
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    // One that is waiting to be obeyed stands for this one as well.
+                    let _ = demand.try_send(());
+                } else if ending {
+                    std::process::exit(128 + signal);
+                } else {
+                    ending = true;
+                    let _ = sender.send(signal);
+                }
             }
-            let _ = sender.send(signal);
-        }
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(fail)?;
-    Ok(receiver)
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(fail)?;
+        Ok(Self { end, reload })
+    }
 }
 
 struct Server {
@@ -89,10 +106,11 @@ struct Server {
     reports: Receiver<(ShardId, Stage)>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     store: Option<StoreThreads>,
+    watch: Option<WatchThread>,
 }
 
 impl Server {
-    fn start(config: Arc<Config>) -> Result<Self, Error> {
+    fn start(config: Arc<Config>, reload: Receiver<()>) -> Result<Self, Error> {
         let wanted = SocketAddr::new(config.listen, config.port);
         let send_buffer_bytes = config.limits.socket_send_buffer_bytes;
         let bind = |source| Error::Bind { address: wanted, source };
@@ -115,7 +133,9 @@ impl Server {
         let gauges = Arc::new(Gauges::default());
         let facts = store.as_ref().map(Store::facts);
         let store = store.map(|store| store.start(&mailers, &gauges)).transpose()?;
-        let mut server = Self { config, address, started, mailers, reports, threads: Vec::new(), store };
+        // What can be read again is added here; its closure hands it on with `tell`.
+        let watch = Some(Watch::default().start(reload)?);
+        let mut server = Self { config, address, started, mailers, reports, threads: Vec::new(), store, watch };
         server.spawn(endpoints, &reporter, &gauges, facts.as_ref()).map_err(system)?;
         Ok(server)
     }
@@ -149,6 +169,7 @@ impl Server {
 
     /// Leads all shards through the stages of stopping, each to the end before the next.
     fn stop(mut self) -> Result<(), Error> {
+        self.watch = None;
         let limits = &self.config.limits;
         self.lead(Stage::Notice, STAGE_MAX);
         std::thread::sleep(Duration::from_millis(limits.drain_delay_ms));
@@ -158,7 +179,7 @@ impl Server {
         let mut waiting = self.lead(Stage::Close, window);
         if !waiting.is_empty() {
             tracing::warn!("connections are left at the end of the window");
-            self.tell(|| Post::WindowOver);
+            tell(&self.mailers, || Post::WindowOver);
             self.await_all(Stage::Close, STAGE_MAX, &mut waiting);
         }
         self.lead(Stage::Settle, STAGE_MAX);
@@ -166,7 +187,7 @@ impl Server {
             tracing::info!(stage = %"Store", "stopping");
             store.stop();
         }
-        self.tell(|| Post::End);
+        tell(&self.mailers, || Post::End);
         for thread in self.threads {
             if let Ok(Err(source)) = thread.join() {
                 return Err(Error::System { action: "poll for events", source });
@@ -179,7 +200,7 @@ impl Server {
     /// Names a stage to all shards and waits for at most `max`; returns those that have not reached it.
     fn lead(&self, stage: Stage, max: Duration) -> Vec<ShardId> {
         tracing::info!(?stage, "stopping");
-        self.tell(|| Post::Stage(stage));
+        tell(&self.mailers, || Post::Stage(stage));
         let mut waiting = (0..self.mailers.len() as u16).map(ShardId).collect();
         self.await_all(stage, max, &mut waiting);
         waiting
@@ -196,12 +217,13 @@ impl Server {
             }
         }
     }
+}
 
-    fn tell(&self, post: impl Fn() -> Post) {
-        for mailer in &self.mailers {
-            // A thread that has ended needs to be told nothing.
-            let _ = mailer.post(post());
-        }
+/// Tells all shards, waiting for room in their mailboxes.
+fn tell(mailers: &[Mailer<Post>], post: impl Fn() -> Post) {
+    for mailer in mailers {
+        // A thread that has ended needs to be told nothing.
+        let _ = mailer.post(post());
     }
 }
 

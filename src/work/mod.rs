@@ -1,6 +1,7 @@
-//! The threads that may block: the store, which keeps things on disk, and crews for jobs of other kinds.
+//! The threads that may block: the store, which is what is kept on disk; crews for jobs of other kinds; and what looks
+//! after files that may change.
 //!
-//! It takes what [`chat::job`](crate::chat::job) names and answers in the same words;
+//! Owns everything that may block. The store takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
 pub mod backup;
@@ -21,6 +22,7 @@ pub mod retention;
 pub mod schema;
 pub mod store;
 pub mod transfer;
+pub mod watch;
 mod writer;
 
 #[cfg(test)]
