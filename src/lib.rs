@@ -121,6 +121,7 @@
 //! | [`chat::slack`] | gives back what a storm left behind |
 //! | [`chat::wheel`], `chat::liveness` | deadlines; pings, silence and expiry |
 //! | [`chat::closing`], [`chat::drain`] | how a connection ends, and how all do |
+//! | [`chat::denial`] | the record of who was refused what, at a limited rate |
 //! | [`chat::echo`] | what answers instead of the chat in `tools/echo`, for conformance suites |
 //! | [`wire::http`], [`wire::body`], [`wire::target`], [`wire::response`], [`wire::upgrade`] | HTTP/1.1, strictly |
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |

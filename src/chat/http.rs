@@ -8,11 +8,13 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::connection::{Flag, Phase};
+use super::denial::DenialReason;
 use super::envelope::Answer;
 use super::routes::{Body, Gather, Handled};
 use super::shard::Shard;
 use crate::config::Service;
 use crate::wire::body::ChunkedDecoder;
+use crate::wire::client::ErrorCode;
 use crate::wire::http::{
     BodyLength, Framing, Head, Limits as HttpLimits, Methods, Reject, Status, is_head, parse_head,
 };
@@ -298,6 +300,9 @@ impl Shard {
 
     /// Takes the answer to a request, or to a part of one.
     pub(super) fn answer_http(&mut self, slot: u32, number: u32, part: Option<u32>, answer: Answer) {
+        if matches!(answer, Answer::Refused(ErrorCode::Forbidden)) {
+            self.deny(slot, DenialReason::Forbidden, None, "REST");
+        }
         let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };
         let at = number.wrapping_sub(http.first) as usize;
         if let Some(pending) = http.ring.get_mut(at) {
@@ -457,7 +462,7 @@ impl Rest {
     }
 
     /// An error as REST gives them.
-    pub fn error(status: u16, code: crate::wire::client::ErrorCode, text: &str) -> Self {
+    pub fn error(status: u16, code: ErrorCode, text: &str) -> Self {
         let mut body = Vec::new();
         crate::wire::event::rest_error(&mut body, code, text);
         let mut rest = Self::json(status, body);
@@ -469,8 +474,7 @@ impl Rest {
 }
 
 /// The code in the body of an error that HTTP's own rules call for.
-fn error_code(status: u16) -> crate::wire::client::ErrorCode {
-    use crate::wire::client::ErrorCode;
+fn error_code(status: u16) -> ErrorCode {
     match status {
         413 | 414 | 431 => ErrorCode::TooLarge,
         404 => ErrorCode::NotFound,

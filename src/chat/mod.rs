@@ -7,6 +7,7 @@ mod admission;
 pub mod burst;
 pub mod closing;
 pub mod connection;
+pub mod denial;
 pub mod desk;
 pub mod drain;
 pub mod echo;

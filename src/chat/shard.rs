@@ -19,6 +19,7 @@ use slab::Slab;
 use super::Now;
 use super::closing::CloseReason;
 use super::connection::{Connections, Flag, Phase};
+use super::denial::Denials;
 use super::desk::Desk;
 use super::drain::Stage;
 use super::envelope::{Batch, Envelope, Origin};
@@ -129,6 +130,7 @@ pub struct Shard {
     pub(super) queues: SendQueues,
     pub(super) resumed: VecDeque<u32>,
     pub(super) churn: Churn,
+    pub(super) denials: Denials,
 }
 
 impl Shard {
@@ -166,6 +168,7 @@ impl Shard {
             queues: SendQueues::default(),
             resumed: VecDeque::new(),
             churn: Churn::default(),
+            denials: Denials::new(limits.denial_lines_per_second),
             config,
         }
     }
@@ -365,10 +368,13 @@ impl Shard {
 
     /// When a timer fires next, on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.wheel.next_ms(), self.rooms.next_deadline_ms(), self.churn.due_ms(self.connections.len())]
-            .into_iter()
-            .flatten()
-            .min()
+        let due_ms = [
+            self.wheel.next_ms(),
+            self.rooms.next_deadline_ms(),
+            self.churn.due_ms(self.connections.len()),
+            self.denials.due_ms(),
+        ];
+        due_ms.into_iter().flatten().min()
     }
 
     /// Whether the connection may be read now; if not, [`Shard::poll_resumed`] names it once it may.
