@@ -116,6 +116,7 @@
 //! | [`chat::job`] | what a shard hands to threads that may block, of whatever kind |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
+//! | [`chat::tokens`], [`chat::errands`] | the check of a token, now or later; what is under way to the crews |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
 //! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |
 //! | [`chat::slack`] | gives back what a storm left behind |
@@ -130,6 +131,7 @@
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
 //! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
+//! | [`work::keyring`] | the keys in force: where they come from and when that is looked at again |
 //! | [`work::watch`] | what is read again when its file changes, or on SIGHUP |
 //! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
 //!
@@ -274,6 +276,17 @@
 //! [`work::watch`] looks once a second whether a file that was [added](work::watch::Watch::add) is another one, and reads
 //! everything again on SIGHUP. What was read is checked there and reaches the shards as a [`Post`](reactor::io::Post), so
 //! it takes effect between two inputs of a turn; what cannot be used is a warning, and what is in force stays so.
+//!
+//! # Tokens
+//!
+//! What is signed with a secret is verified where it arrives. A public key takes too long for a loop: the token becomes a
+//! [`Job`](chat::job::Job) of the crew `tokens`, and the connection has the mark `Checking` and is not read until the answer
+//! is there, so that what the client sends behind a token takes effect behind it. An HTTP request stays unread and is read
+//! again; a message is kept. What may be under way is bounded, and so is what is remembered of tokens that verified.
+//!
+//! [`Credentials`](auth::Credentials) are immutable and shared. [`work::keyring`] makes new ones when a file or a fetched
+//! key set changes and posts them to every shard, which then forgets what it remembered. A `kid` that nobody knows is
+//! a job as well: the thread that fetches asks once more, if it may, posts what is new and then the answer.
 //!
 //! # Seams
 //!

@@ -1,8 +1,10 @@
 //! What the turn needs of the world, and nothing else.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Credentials;
 use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
@@ -36,6 +38,8 @@ pub enum Post {
     Batch(Batch),
     /// From a thread that may block.
     Done(Done),
+    /// Other keys are in force.
+    Credentials(Arc<Credentials>),
     /// From the server, which leads the shards through stopping.
     Stage(Stage),
     /// From the server: the time for closing in order is over.

@@ -6,8 +6,8 @@
 
 use crossbeam_channel::Sender;
 
-use crate::chat::ids::ShardId;
-use crate::chat::job::Job;
+use crate::chat::ids::{ConnId, ShardId};
+use crate::chat::job::{Job, Verify};
 use crate::chat::store;
 
 /// Hands the jobs of one shard over.
@@ -15,6 +15,8 @@ use crate::chat::store;
 pub struct Jobs {
     shard: ShardId,
     store: Option<StoreJobs>,
+    checks: Option<Sender<Box<Verify>>>,
+    searches: Option<Sender<(ShardId, ConnId)>>,
 }
 
 /// The way to the store. The two channels may be the same.
@@ -29,12 +31,24 @@ pub struct StoreJobs {
 impl Jobs {
     /// Jobs of `shard`, which nobody takes yet.
     pub fn new(shard: ShardId) -> Self {
-        Self { shard, store: None }
+        Self { shard, store: None, checks: None, searches: None }
     }
 
     /// Adds the way to the store, if there is one.
     pub fn with_store(mut self, store: Option<StoreJobs>) -> Self {
         self.store = store;
+        self
+    }
+
+    /// Adds the way to those who verify signatures.
+    pub fn with_checks(mut self, checks: Sender<Box<Verify>>) -> Self {
+        self.checks = Some(checks);
+        self
+    }
+
+    /// Adds the way to who fetches keys, if there is somebody.
+    pub fn with_searches(mut self, searches: Option<Sender<(ShardId, ConnId)>>) -> Self {
+        self.searches = searches;
         self
     }
 
@@ -45,6 +59,14 @@ impl Jobs {
     pub fn submit(&self, job: Job) -> Result<(), Job> {
         match job {
             Job::Store(job) => self.submit_to_store(job).map_err(Job::Store),
+            Job::Verify(verify) => match &self.checks {
+                Some(checks) => checks.send(verify).map_err(|error| Job::Verify(error.0)),
+                None => Err(Job::Verify(verify)),
+            },
+            Job::SeekKey(conn) => match &self.searches {
+                Some(searches) => searches.send((self.shard, conn)).map_err(|_| Job::SeekKey(conn)),
+                None => Err(Job::SeekKey(conn)),
+            },
         }
     }
 

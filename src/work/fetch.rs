@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Read;
 use std::time::Duration;
 
-use ureq::http::{Response, Uri};
+use ureq::http::Response;
 use ureq::{Agent, Body};
 
 /// Bytes of the head of an answer.
@@ -113,13 +113,6 @@ impl Fetcher {
     }
 }
 
-/// Whether a text is a URL that can be asked: `http` or `https`, with a host and without a fragment.
-pub fn is_url(text: &str) -> bool {
-    let Ok(uri) = text.parse::<Uri>() else { return false };
-    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-    is_http && uri.host().is_some_and(|host| !host.is_empty()) && !text.contains('#')
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -199,15 +192,5 @@ mod tests {
         let request = answered.join().unwrap().to_ascii_lowercase();
         assert!(request.starts_with("post /ask http/1.1\r\n") && request.contains("authorization: bearer x\r\n"));
         assert!(request.contains("content-type: application/json\r\n"), "{request}");
-    }
-
-    #[test]
-    fn urls() {
-        for good in ["http://a", "https://erp.example.com:8443/jwks?x=1", "http://[::1]:3/k"] {
-            assert!(is_url(good), "{good}");
-        }
-        for bad in ["", "a", "/etc/keys", "file:///etc/keys", "ftp://a/b", "http://", "https:///x", "http://a/#b"] {
-            assert!(!is_url(bad), "{bad}");
-        }
     }
 }

@@ -15,6 +15,7 @@ mod feed;
 pub mod fetch;
 pub mod import;
 mod import_line;
+pub mod keyring;
 pub mod ledger;
 pub mod reader;
 mod readers;
