@@ -257,5 +257,6 @@ impl Shard {
         if let Some(extra) = self.connections[slot].extra.take() {
             self.input_bytes -= extra.charged;
         }
+        self.connections[slot].unmark(Flag::Checking);
     }
 }

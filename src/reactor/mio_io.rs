@@ -20,7 +20,7 @@ use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::store::Job;
+use crate::chat::job::Job;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -39,7 +39,7 @@ pub struct MioIo {
     mailbox: Mailbox<Post>,
     mailers: Vec<Mailer<Post>>,
     reports: Sender<(ShardId, Stage)>,
-    jobs: Option<Jobs>,
+    jobs: Jobs,
     started: Instant,
     /// There are more event loops than cores.
     is_crowded: bool,
@@ -67,7 +67,7 @@ impl Endpoint {
 }
 
 impl MioIo {
-    /// The world of shard `id`. With `tls` all its connections are; `jobs` leads to the store, if there is one; `started`
+    /// The world of shard `id`. With `tls` all its connections are; `jobs` leads to the threads that may block; `started`
     /// is where the tick clock begins, the same for all shards; `is_crowded` says that there are more of them than cores.
     #[expect(clippy::too_many_arguments, reason = "what a thread is given at its start")]
     pub fn new(
@@ -76,7 +76,7 @@ impl MioIo {
         tls: Option<Tls>,
         mailers: Vec<Mailer<Post>>,
         reports: Sender<(ShardId, Stage)>,
-        jobs: Option<Jobs>,
+        jobs: Jobs,
         started: Instant,
         is_crowded: bool,
     ) -> Self {
@@ -210,10 +210,7 @@ impl Io for MioIo {
     }
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
-        match &self.jobs {
-            Some(jobs) => jobs.submit(job),
-            None => Err(job),
-        }
+        self.jobs.submit(job)
     }
 
     fn renew(&mut self, certificates: Arc<Certificates>) {
