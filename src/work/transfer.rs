@@ -22,7 +22,7 @@ const EVENTS: &str = "SELECT coalesce(e.current, e.body) FROM event e JOIN room 
                       WHERE e.seq >= r.first_seq ORDER BY e.position";
 const MARKS: &str = "SELECT r.name, m.user, m.seq FROM reader m JOIN room r ON r.number = m.room \
                      WHERE m.seq > 0 ORDER BY r.name, m.user";
-const POSITIONS: &str = "SELECT name, last_seq FROM room WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
+const POSITIONS: &str = "SELECT name, last_seq FROM room_now WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
 
 /// Lines that were written.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
