@@ -180,6 +180,7 @@ impl Shard {
             }
         }
         self.now = now;
+        self.queues.expire(now.tick_ms);
     }
 
     /// Whether another connection can be accepted.
@@ -342,7 +343,7 @@ impl Shard {
     pub fn has_work(&self) -> bool {
         self.mail.has_local()
             || self.rooms.has_dirty()
-            || !self.queues.is_empty()
+            || !self.queues.is_idle()
             || !self.resumed.is_empty()
             || !self.fired.is_empty()
             || !self.dead.is_empty()
@@ -350,10 +351,9 @@ impl Shard {
 
     /// When a timer fires next, on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.wheel.next_ms(), self.rooms.next_deadline_ms(), self.churn.due_ms(self.connections.len())]
-            .into_iter()
-            .flatten()
-            .min()
+        let churn_ms = self.churn.due_ms(self.connections.len());
+        let due_ms = [self.wheel.next_ms(), self.rooms.next_deadline_ms(), churn_ms, self.queues.due_ms()];
+        due_ms.into_iter().flatten().min()
     }
 
     /// Whether the connection may be read now; if not, [`Shard::poll_resumed`] names it once it may.

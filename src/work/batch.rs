@@ -123,7 +123,8 @@ struct Entry<'e> {
 struct Posted {
     seq: u64,
     id: Option<Id>,
-    digest: u128,
+    /// `None` if it was imported as it has become, so that its own request is not known any more.
+    digest: Option<u128>,
     body: Vec<u8>,
 }
 
@@ -178,7 +179,8 @@ impl<'a> Batch<'a> {
             let by_id = if post.id_given { self.find_posted(room.number, &post.id)? } else { None };
             let by_key = key.map(|key| self.find_posted_by_key(room.number, key, write.at_ms));
             let by_key = by_key.transpose()?.flatten();
-            let is_same = [&by_id, &by_key].into_iter().flatten().all(|posted| posted.digest == post.digest);
+            let found = [&by_id, &by_key].into_iter().flatten();
+            let is_same = found.into_iter().all(|posted| posted.digest.is_none_or(|digest| digest == post.digest));
             match by_id.or(by_key) {
                 Some(posted) if is_same => return Ok(posted.verdict()),
                 Some(_) => return Ok(Verdict::Refused(ErrorCode::Conflict)),
@@ -490,7 +492,7 @@ impl Posted {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let (text, is_numeric): (String, bool) = (row.get(1)?, row.get(2)?);
         let digest: Option<[u8; 16]> = row.get(3)?;
-        let digest = u128::from_le_bytes(digest.unwrap_or_default());
+        let digest = digest.map(u128::from_le_bytes);
         Ok(Self { seq: row.get(0)?, id: id(&text, is_numeric), digest, body: row.get(4)? })
     }
 

@@ -144,6 +144,18 @@ fn a_file_of_the_first_version_goes_on_where_it_was() {
 }
 
 #[test]
+fn an_emptied_file_is_refused_while_its_log_is_there() {
+    let folder = Folder::new("emptied");
+    let path = filled(&folder);
+    fs::write(&path, "").unwrap();
+    fs::write(folder.path("chat.db-wal"), "something").unwrap();
+    let refused = refusal(&path);
+    assert!(refused.contains("is empty") && refused.contains("chat.db-wal"), "{refused}");
+    fs::remove_file(folder.path("chat.db-wal")).unwrap();
+    assert_eq!(ledger(&open(&path)).last_position().unwrap(), 0, "then a new store begins");
+}
+
+#[test]
 fn one_process_at_a_time() {
     let folder = Folder::new("lock");
     let path = folder.path("chat.db");

@@ -184,7 +184,7 @@ impl Importer<'_> {
         if let LineKind::Message { id, digest, .. } = &line.kind
             && let Some(stored) = self.stored(room, "message_id = ?2 AND is_message = 1", &id.text())?
         {
-            let is_same = stored.digest == Some(digest.to_le_bytes()) || stored.is_deleted;
+            let is_same = digest.is_some_and(|digest| stored.digest == Some(digest.to_le_bytes())) || stored.is_deleted;
             let seq = stored.seq;
             return match line.seq {
                 None if is_same || line.body(seq) == stored.body => Ok(true),
@@ -248,7 +248,7 @@ impl Importer<'_> {
         let (mut sender, mut emoji, mut digest, mut is_deleted) = (None, None, None, false);
         let message = match &line.kind {
             LineKind::Message { id, sender: by, digest: of, is_deleted: deleted } => {
-                (sender, digest, is_deleted) = (by.as_ref(), Some(of.to_le_bytes()), *deleted);
+                (sender, digest, is_deleted) = (by.as_ref(), of.map(u128::to_le_bytes), *deleted);
                 id
             }
             LineKind::Update { message, is_deleted: deleted } => {

@@ -116,7 +116,12 @@ fn keys_and_removed_rooms() {
 fn steps(database: &Database, limits: &Limits, now_ms: u64) -> Vec<(u64, Duration)> {
     let mut connection = database.writer().unwrap();
     let (pages_out, pages) = channel();
-    connection.wal_hook(Some(move |_: &mut Wal, frames: c_int| Ok(drop(pages_out.send(frames as u64))))).unwrap();
+    connection
+        .wal_hook(Some(move |_: &mut Wal, frames: c_int| {
+            let _ = pages_out.send(frames as u64);
+            Ok(())
+        }))
+        .unwrap();
     let (mut ledger, mut retention) = (Ledger::new(connection, limits), Retention::new(limits));
     let mut steps = Vec::new();
     loop {
