@@ -89,7 +89,8 @@
 //! verdicts in the order of its writes, so they need no number. The room settles them in that order: an event is
 //! delivered, and its sender answered, only when it is on the disk. A failed batch is refused as a whole, and a retry
 //! with the same id finds out what there is. If a verdict's `seq` is not the next one, the answer of an earlier commit
-//! was lost: the room reads those events and emits them first.
+//! was lost: the room reads those events and emits them first. Members of a large room who are still behind wait up to 5 ms
+//! for a verdict on its way, and are sent what they lack together with it ([`chat::queues`]).
 //!
 //! Who comes back is sent what it has missed from the room's [`History`](chat::history::History): the very frames that
 //! the bursts froze, linked to the outbox without a copy. Where it does not reach back, it is filled from the store
@@ -132,7 +133,7 @@
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
-//! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
+//! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
 //! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
 //! | [`work::keyring`] | the keys in force: where they come from and when that is looked at again |

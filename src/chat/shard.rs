@@ -203,6 +203,7 @@ impl Shard {
             }
         }
         self.now = now;
+        self.queues.expire(now.tick_ms);
     }
 
     /// Whether another connection can be accepted.
@@ -398,7 +399,7 @@ impl Shard {
     pub fn has_work(&self) -> bool {
         self.mail.has_local()
             || self.rooms.has_dirty()
-            || !self.queues.is_empty()
+            || !self.queues.is_idle()
             || !self.resumed.is_empty()
             || !self.fired.is_empty()
             || !self.dead.is_empty()
@@ -412,6 +413,7 @@ impl Shard {
             self.churn.due_ms(self.connections.len()),
             self.denials.due_ms(),
             self.rates.due_ms(),
+            self.queues.due_ms(),
         ];
         due_ms.into_iter().flatten().min()
     }

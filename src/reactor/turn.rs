@@ -176,6 +176,8 @@ impl<I: Io> Reactor<I> {
         shard.freeze();
         // Bursts and answers for this shard's own members; what they ask in turn belongs to the next turn.
         shard.handle_local(self.budgets.local_max);
+        // The store begins while the others are written to.
+        self.submit();
         self.write();
         self.post();
         self.submit();

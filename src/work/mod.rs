@@ -18,6 +18,7 @@ pub mod import;
 mod import_line;
 pub mod keyring;
 pub mod ledger;
+mod log_file;
 pub mod reader;
 mod readers;
 pub mod retention;

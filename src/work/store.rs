@@ -82,7 +82,7 @@ impl Store {
         let (of_readers, reads_in) = unbounded();
         let reads = if readers == 0 { changes.clone() } else { of_readers };
         let mut threads = StoreThreads { changes, reads, stop, stopped, ended, end, threads: Vec::new() };
-        let mut health = Health::parts(gauges, 1 + readers).into_iter();
+        let mut health = Health::parts(gauges, 2 + readers).into_iter();
         let (written, heard) = checkpointer::written();
         let core = WriteConnection::open(&self.database, &self.limits, written)?;
         let trim_look = (self.limits.retention_days > 0).then_some(AGE_LOOK);
@@ -93,6 +93,7 @@ impl Store {
             let stopped = threads.stopped.clone();
             threads.spawn("store-writer", move || writer.run(&stopped).close())?;
         }
+        let of_log = health.next();
         for (number, health) in health.enumerate() {
             let jobs = reads_in.clone();
             let source = ReadConnection::open(&self.database)?;
@@ -100,8 +101,10 @@ impl Store {
             let stopped = threads.stopped.clone();
             threads.spawn(&format!("store-reader-{number}"), move || reading.run(&jobs, &stopped))?;
         }
-        if !self.database.is_memory() {
-            threads.write_log_back(&self.database, heard)?;
+        if !self.database.is_memory()
+            && let Some(health) = of_log
+        {
+            threads.write_log_back(&self.database, heard, health)?;
         }
         Ok(threads)
     }
@@ -134,10 +137,10 @@ impl StoreThreads {
         }
     }
 
-    fn write_log_back(&mut self, database: &Arc<Database>, heard: Heard) -> Result<(), Error> {
+    fn write_log_back(&mut self, database: &Arc<Database>, heard: Heard, health: Health) -> Result<(), Error> {
         let log = LogConnection::open(database)?;
         let stopped = self.stopped.clone();
-        self.spawn("store-log", move || checkpointer::run(log, &heard, &stopped, checkpointer::QUIET))
+        self.spawn("store-log", move || checkpointer::run(log, &heard, &stopped, checkpointer::QUIET, &health))
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {

@@ -1,10 +1,11 @@
-//! The one source of what is decided by chance: SplitMix64 (Steele, Lea and Flood, 2014). What the threads and the kernel
-//! decide is not repeated by a seed.
+//! The one source of what the tests leave to chance: SplitMix64 (Steele, Lea and Flood, 2014). Where threads and a kernel
+//! take part, what they decide is not repeated by a seed.
 
 /// A generator; the same seed gives the same numbers.
 #[derive(Clone)]
 pub struct Random(u64);
 
+#[allow(dead_code, reason = "each test uses some of it")]
 impl Random {
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5157_6c61_6e64)
@@ -28,13 +29,22 @@ impl Random {
         (self.next() % end.max(1) as u64) as usize
     }
 
-    /// True once in `times`.
+    /// A number from `low` to `high`, both included.
+    pub fn range(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    /// True once in `times`; never if that is 0.
     pub fn one_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
+        times > 0 && self.below(times) == 0
     }
 
     /// One of `choices`.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
+    }
+
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| self.next() as u8)
     }
 }
