@@ -51,6 +51,11 @@ fn client_json() {
 }
 
 #[test]
+fn configuration() {
+    replay("configuration");
+}
+
+#[test]
 fn frames() {
     replay("frames");
 }
@@ -66,8 +71,23 @@ fn inflate() {
 }
 
 #[test]
+fn origins() {
+    replay("origins");
+}
+
+#[test]
+fn rest_body() {
+    replay("rest_body");
+}
+
+#[test]
 fn shard() {
     replay("shard");
+}
+
+#[test]
+fn token() {
+    replay("token");
 }
 
 #[test]
