@@ -82,6 +82,31 @@ fn every_error_code_is_in_a_table() {
 }
 
 #[test]
+fn every_attack_is_shown_by_a_test() {
+    let readme = readme();
+    let (_, table) =
+        readme.split_once("\n| attack | what happens | test that shows it |\n").expect("a table of attacks");
+    let rows: Vec<&str> = table.lines().skip(1).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 20, "{rows:?}");
+    for row in rows {
+        let shown = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{row}");
+        for test in tests {
+            let (module, name) = test.split_once("::").expect("a module and a test");
+            let paths = [
+                format!("tests/end_to_end/{module}.rs"),
+                format!("tests/{module}.rs"),
+                format!("tests/{module}/main.rs"),
+            ];
+            let text = paths.iter().find_map(|path| std::fs::read_to_string(repository().join(path)).ok());
+            let text = text.unwrap_or_else(|| panic!("no file for {test}"));
+            assert!(text.contains(&format!("#[test]\nfn {name}()")), "{test} does not exist");
+        }
+    }
+}
+
+#[test]
 fn nothing_depends_on_the_machine_where_it_was_written() {
     let readme = readme();
     for word in ["/home/", "/tmp/", "/Users/", "file://"] {

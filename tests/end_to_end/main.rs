@@ -5,6 +5,7 @@
 
 mod client;
 mod http_client;
+mod live_room;
 mod proxy;
 mod server;
 mod store_folder;
@@ -19,6 +20,8 @@ mod erase;
 mod events;
 mod feed;
 mod history;
+mod hostile;
+mod hostile_words;
 mod http;
 mod http_conformance;
 mod http_table;
@@ -32,6 +35,7 @@ mod recovery;
 mod refs;
 mod rest;
 mod rest_order;
+mod secrets;
 mod seed;
 mod sockets;
 mod start;
