@@ -62,7 +62,7 @@ fn a_thread_that_stands_still_while_most_leave() {
     let mut stay = Vec::new();
     let mut leave = Vec::new();
     for (number, member) in members.drain(..).enumerate() {
-        if number / ROOMS % 4 == 0 { stay.push(member) } else { leave.push(member) }
+        if (number / ROOMS).is_multiple_of(4) { stay.push(member) } else { leave.push(member) }
     }
     let held = thread::scope(|scope| {
         let posters: Vec<_> = (0..ROOMS)
