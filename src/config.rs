@@ -10,6 +10,7 @@ mod limits;
 mod memory;
 mod open_files;
 mod origins;
+mod proxies;
 mod settings;
 mod source;
 
@@ -26,6 +27,7 @@ pub use limits::{LimitRow, Limits};
 pub use memory::*;
 pub use open_files::{FILES_RESERVED, hard_limit, raise_limit};
 pub use origins::Origins;
+pub use proxies::Proxies;
 pub use settings::{Setting, TABLE as SETTINGS, table_markdown as settings_markdown};
 pub use source::{Inputs, Source};
 
@@ -75,6 +77,10 @@ pub struct Config {
     pub api_key: Option<ApiKey>,
     /// Web pages that may connect.
     pub origins: Origins,
+    /// Peers whose word about their clients counts.
+    pub trusted_proxies: Proxies,
+    /// Whether connections of trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Where messages are kept.
     pub store: Store,
     /// Whether `/readyz` answers 503 while the store fails.
@@ -155,6 +161,14 @@ impl Config {
         let expiry = CHAT_ENFORCE_EXPIRY;
         let enforce_expiry = reader.read(expiry, expiry.default, on_or_off)?;
         let origins = reader.read(CHAT_ORIGINS, CHAT_ORIGINS.default, Origins::parse)?;
+        let proxies = CHAT_TRUSTED_PROXIES;
+        let trusted_proxies = reader.read(proxies, "", Proxies::parse)?;
+        let proxy_protocol = reader.read(CHAT_PROXY_PROTOCOL, CHAT_PROXY_PROTOCOL.default, on_or_off)?;
+        if proxy_protocol && trusted_proxies.is_empty() {
+            let rule =
+                "CHAT_PROXY_PROTOCOL=on needs CHAT_TRUSTED_PROXIES: the header is read from those alone".to_owned();
+            return Err(Error::Conflict { rule });
+        }
         let log = LogConfig {
             level: reader.read(CHAT_LOG, CHAT_LOG.default, log_level)?,
             format: reader.read(CHAT_LOG_FORMAT, CHAT_LOG_FORMAT.default, log_format)?,
@@ -168,6 +182,8 @@ impl Config {
             keys,
             api_key,
             origins,
+            trusted_proxies,
+            proxy_protocol,
             store,
             ready_requires_store,
             rates,
@@ -203,6 +219,8 @@ impl Config {
             keys: Keys::new(secret.as_bytes()),
             api_key: Some(ApiKey::new(api_key.as_bytes())),
             origins: Origins::Any,
+            trusted_proxies: Proxies::default(),
+            proxy_protocol: false,
             store: Store::None,
             ready_requires_store: false,
             rates: true,

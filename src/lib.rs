@@ -120,8 +120,10 @@
 //! | [`chat::slack`] | gives back what a storm left behind |
 //! | [`chat::wheel`], `chat::liveness` | deadlines; pings, silence and expiry |
 //! | [`chat::closing`], [`chat::drain`] | how a connection ends, and how all do |
+//! | [`chat::denial`], [`chat::addresses`], `chat::proxied` | the record of who was refused what, at a limited rate; from where connections come; what trusted proxies say about that |
 //! | [`chat::echo`] | what answers instead of the chat in `tools/echo`, for conformance suites |
 //! | [`wire::http`], [`wire::body`], [`wire::target`], [`wire::response`], [`wire::upgrade`] | HTTP/1.1, strictly |
+//! | [`wire::proxy`] | the PROXY header and `X-Forwarded-For` |
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
@@ -149,6 +151,7 @@
 //!
 //! # Invariants
 //!
+//! - **Every denial passes [`chat::denial`]**, which bounds how much is logged, and peers' text is logged as values only.
 //! - **[`chat`] knows no clock, socket or thread**, and draws ids and epochs only from its seed. [`wire`] knows no
 //!   connection, room or time either. A [`Now`](chat::Now) comes with each turn: monotonic milliseconds for deadlines,
 //!   wall milliseconds for timestamps and expiry.

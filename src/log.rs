@@ -2,6 +2,9 @@
 //!
 //! Owns the set-up of `tracing`. A line is one line of printable text, whatever names are in it. Lines go through a bounded queue to a writer thread and are dropped when the queue is full, so a thread that logs never waits for a
 //! terminal or a pipe. Must not know what is logged.
+//!
+//! What a peer chose is logged as a field of its own, never within the message: then both forms quote it and escape what
+//! would end the quotes. What would end the line, does not show, or turns the direction of writing is escaped here.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -149,7 +152,7 @@ fn printable(line: &[u8], colours: bool) -> Cow<'_, [u8]> {
     let mut out = String::with_capacity(line.len() + 16);
     for char in String::from_utf8_lossy(text).chars() {
         if is_treacherous(char) && !(colours && char == '\u{1b}') {
-            out.push_str(&format!("\\u{:04x}", u32::from(char)));
+            char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
         } else {
             out.push(char);
         }
@@ -159,10 +162,12 @@ fn printable(line: &[u8], colours: bool) -> Cow<'_, [u8]> {
 }
 
 /// Control characters, those that end lines or paragraphs, and those without a width that change how others are shown
-/// (Unicode Technical Report 36, section 3.5; all of them take four hexadecimal digits).
+/// (Unicode Technical Report 36, section 3.5).
 fn is_treacherous(char: char) -> bool {
     let unseen = matches!(char, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
-    char.is_control() || unseen || matches!(char, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+    char.is_control()
+        || unseen
+        || matches!(char, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 fn write_lines(waiting: &Receiver<Entry>, mut target: impl Write) {
@@ -219,6 +224,17 @@ mod tests {
         assert!(begun.elapsed() < FLUSH_MAX * 5);
         drop(open);
         assert_eq!(written.recv(), Ok("line".to_owned()));
+    }
+
+    #[test]
+    fn no_line_of_json_has_a_character_that_does_not_show() {
+        let line = "{\"user\":\"a\u{202e}b\u{2028}\u{7f}\u{85}\u{feff}\u{e0001}é👍\"}\n";
+        let shown = String::from_utf8(printable(line.as_bytes(), false).into_owned()).unwrap();
+        let escaped = r#"{"user":"a\u202eb\u2028\u007f\u0085\ufeff\udb40\udc01é👍"}"#;
+        assert_eq!(shown, format!("{escaped}\n"));
+        let (read, written): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_str(&shown).unwrap(), serde_json::from_str(line).unwrap());
+        assert_eq!(read, written);
     }
 
     #[test]

@@ -76,6 +76,11 @@ fn origins() {
 }
 
 #[test]
+fn proxy_header() {
+    replay("proxy_header");
+}
+
+#[test]
 fn rest_body() {
     replay("rest_body");
 }

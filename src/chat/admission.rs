@@ -5,6 +5,7 @@
 
 use super::closing::CloseReason;
 use super::connection::{Admission, Flag, NONE, Phase};
+use super::denial::DenialReason;
 use super::envelope::{Answer, Ask, Origin, ReplyTo, Request, UserAsk};
 use super::ids::{UserId, home};
 use super::shard::Shard;
@@ -20,13 +21,22 @@ impl Shard {
         UserId::new(id, self.key.hash(id.text()))
     }
 
-    /// Verifies a token and that its user has not been told to get a new one.
-    pub(super) fn verify(&self, token: &str) -> Option<Identity> {
-        let verified = self.config.keys.verify(token, self.now.wall_ms);
-        let identity = verified.map_err(|error| tracing::debug!(%error, "token refused")).ok()?;
-        let revoked =
-            identity.user.as_ref().is_some_and(|user| self.revocations.refuses(user.text(), identity.issued_at_ms));
-        (!revoked).then_some(identity)
+    /// Verifies a token that came on a connection, and that its user has not been told to get a new one; says why not in
+    /// the record of denials.
+    pub(super) fn verify(&mut self, slot: u32, token: &str) -> Option<Identity> {
+        let identity = match self.config.keys.verify(token, self.now.wall_ms) {
+            Ok(identity) => identity,
+            Err(error) => {
+                self.deny(slot, DenialReason::InvalidToken, None, error.label());
+                return None;
+            }
+        };
+        let user = identity.user.as_ref().map(Id::text);
+        if user.is_some_and(|user| self.revocations.refuses(user, identity.issued_at_ms)) {
+            self.deny(slot, DenialReason::RevokedToken, user, "");
+            return None;
+        }
+        Some(identity)
     }
 
     /// Asks the user's home to admit a connection whose token was verified. `upgrade` is the answer to the HTTP request,
@@ -103,7 +113,7 @@ impl Shard {
             let text = "the connection has a token; refresh_token replaces it";
             return self.send_error(slot, ErrorCode::InvalidMessage, text, reference.as_deref(), None);
         }
-        let identity = self.verify(token);
+        let identity = self.verify(slot, token);
         let Some((identity, user)) = identity.and_then(|identity| identity.user.clone().map(|user| (identity, user)))
         else {
             return self.close(slot, &CloseReason::InvalidToken);
@@ -120,10 +130,14 @@ impl Shard {
     pub(super) fn handle_refresh_token(&mut self, slot: u32, token: &str, reference: Option<Box<str>>) {
         let now = self.now.wall_ms;
         let number = self.connections[slot].user;
-        let identity = self.verify(token);
+        let identity = self.verify(slot, token);
+        let is_valid = identity.is_some();
         let same = identity.as_ref().and_then(|identity| identity.user.as_ref());
         let same = number != NONE && same.is_some_and(|user| user.text() == self.users.id(number).text());
         let Some(identity) = identity.filter(|_| same) else {
+            if is_valid {
+                self.deny(slot, DenialReason::Forbidden, None, "a token of another user");
+            }
             let text = "the token does not verify, or is another user's";
             return self.send_error(slot, ErrorCode::Forbidden, text, reference.as_deref(), None);
         };

@@ -94,10 +94,6 @@ impl CloseReason {
     fn ends_input(&self) -> bool {
         matches!(self, Self::Violation(_) | Self::InputPoolFull)
     }
-
-    fn is_abnormal(&self) -> bool {
-        !matches!(self, Self::GoingAway | Self::Expired | Self::NoToken)
-    }
 }
 
 impl Shard {
@@ -110,12 +106,8 @@ impl Shard {
             Phase::Http => return self.kill(slot),
             _ => {}
         }
-        if reason.is_abnormal() {
-            let user = if conn.user == NONE { "" } else { self.users.id(conn.user).text() };
-            let (code, label, text) = (reason.code(), reason.label(), reason.text());
-            tracing::info!(user = ?user, code, reason = label, text = ?text, "connection dismissed");
-        }
         let begun = conn.phase == Phase::Closing;
+        self.deny_further(slot, reason);
         let (upgrade, partial, tail) = self.take_stream(slot);
         self.leave_everything(slot);
         if !begun {

@@ -4,15 +4,18 @@
 //! later from another shard; what leaves is always the front of the ring, and everything that is ready at the front leaves
 //! in one write. Routes stand in `routes`.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::connection::{Flag, Phase};
+use super::denial::DenialReason;
 use super::envelope::Answer;
-use super::routes::{Body, Gather, Handled};
+use super::routes::{Body, Gather, Handled, origin};
 use super::shard::Shard;
-use crate::config::Service;
+use crate::config::{Origins, Service};
 use crate::wire::body::ChunkedDecoder;
+use crate::wire::client::ErrorCode;
 use crate::wire::http::{
     BodyLength, Framing, Head, Limits as HttpLimits, Methods, Reject, Status, is_head, parse_head,
 };
@@ -34,6 +37,8 @@ pub struct Http {
     last: bool,
     /// When the present state is over, on the tick clock.
     deadline_ms: u64,
+    /// Who is at the other end, if that is to be told from whom a proxy names.
+    pub(super) peer: Option<IpAddr>,
 }
 
 impl Http {
@@ -225,13 +230,13 @@ impl Shard {
         body: Body<'_>,
         used: usize,
     ) -> Read {
+        self.note_client(slot, http, head);
         // Behind a refused upgrade there may be frames already, which are no requests.
         let wants_upgrade = head.list_has("upgrade", "websocket");
         let reads_on = !wants_upgrade && !matches!(body, Body::TooLarge) && !self.is_quiescing();
         let keep_alive = framing.keep_alive && reads_on;
-        let origin = head.header_str("origin");
-        let allow_origin = origin.filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
-            let any = matches!(self.config.origins, crate::config::Origins::Any);
+        let allow_origin = origin(head).filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
+            let any = matches!(self.config.origins, Origins::Any);
             Box::from(if any { "*" } else { origin })
         });
         let manner = Manner { keep_alive, head_only: head.method == "HEAD", allow_origin };
@@ -279,9 +284,10 @@ impl Shard {
         if let Some(origin) = &manner.allow_origin {
             headers.push(("Access-Control-Allow-Origin", origin));
             headers.push(("Access-Control-Expose-Headers", "Idempotency-Replayed, Retry-After"));
-            if &**origin != "*" {
-                headers.push(("Vary", "Origin"));
-            }
+        }
+        if matches!(self.config.origins, Origins::List(_)) {
+            // Also where none was sent, or one that is not allowed: the same answer must not be kept for one that is.
+            headers.push(("Vary", "Origin"));
         }
         let date = HttpDate::from_unix_ms(self.now.wall_ms);
         let response = Response {
@@ -298,6 +304,9 @@ impl Shard {
 
     /// Takes the answer to a request, or to a part of one.
     pub(super) fn answer_http(&mut self, slot: u32, number: u32, part: Option<u32>, answer: Answer) {
+        if matches!(answer, Answer::Refused(ErrorCode::Forbidden)) {
+            self.deny(slot, DenialReason::Forbidden, None, "REST");
+        }
         let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };
         let at = number.wrapping_sub(http.first) as usize;
         if let Some(pending) = http.ring.get_mut(at) {
@@ -457,7 +466,7 @@ impl Rest {
     }
 
     /// An error as REST gives them.
-    pub fn error(status: u16, code: crate::wire::client::ErrorCode, text: &str) -> Self {
+    pub fn error(status: u16, code: ErrorCode, text: &str) -> Self {
         let mut body = Vec::new();
         crate::wire::event::rest_error(&mut body, code, text);
         let mut rest = Self::json(status, body);
@@ -469,8 +478,7 @@ impl Rest {
 }
 
 /// The code in the body of an error that HTTP's own rules call for.
-fn error_code(status: u16) -> crate::wire::client::ErrorCode {
-    use crate::wire::client::ErrorCode;
+fn error_code(status: u16) -> ErrorCode {
     match status {
         413 | 414 | 431 => ErrorCode::TooLarge,
         404 => ErrorCode::NotFound,

@@ -24,6 +24,7 @@ impl Shard {
             self.handle_deadline(slot, is_unread(slot));
         }
         self.handle_room_timers();
+        self.tell_suppressed_denials();
     }
 
     fn handle_deadline(&mut self, slot: u32, is_unread: bool) {

@@ -3,10 +3,12 @@
 //! Time and bytes come in as arguments (`handle_*`), effects go out as values (`poll_*`). Nothing here reads a clock,
 //! opens a socket, starts a thread or draws a random number from outside its seed.
 
+pub mod addresses;
 mod admission;
 pub mod burst;
 pub mod closing;
 pub mod connection;
+pub mod denial;
 pub mod desk;
 pub mod drain;
 pub mod echo;
@@ -22,6 +24,7 @@ mod membership;
 pub mod orderer;
 pub mod outbox;
 pub mod presence;
+mod proxied;
 pub mod queues;
 mod rest;
 pub mod revocations;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::closing::CloseReason;
 use super::connection::{Flag, Phase};
+use super::denial::DenialReason;
 use super::drain::Stage;
 use super::http::Rest;
 use super::shard::Shard;
@@ -241,7 +242,7 @@ impl Shard {
         if route.is_open() {
             return Handled::Now(self.health(route));
         }
-        let caller = match self.caller(head, route, &target) {
+        let caller = match self.caller(slot, head, route, &target) {
             Ok(caller) => caller,
             Err(rest) => return Handled::Now(rest),
         };
@@ -289,7 +290,10 @@ impl Shard {
 
     /// What is asked last of all of a call: whether there is room for it now.
     pub(super) fn turn_away(&mut self, call: &Call<'_>) -> Option<Handled> {
-        if call.caller.user().is_some() && self.charge(call.slot, 1).is_err() {
+        if let Some(user) = call.caller.user()
+            && self.charge(call.slot, 1).is_err()
+        {
+            self.deny(call.slot, DenialReason::RateLimited, Some(user.text()), "REST");
             return Some(error(429, ErrorCode::RateLimited, "too many requests, slow down"));
         }
         self.is_quiescing().then(|| error(503, ErrorCode::Unavailable, "the server is stopping"))
@@ -317,7 +321,7 @@ impl Shard {
     }
 
     /// Who asks, and whether they may.
-    fn caller(&self, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
+    fn caller(&mut self, slot: u32, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
         let refuse = |text: &str| {
             let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
             rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
@@ -325,20 +329,28 @@ impl Shard {
         };
         if let Some(given) = head.header("x-api-key") {
             let known = self.config.api_key.as_ref().is_some_and(|key| key.matches(given));
-            return if known { Ok(Caller::Service) } else { Err(refuse("the API key is not known")) };
+            if known {
+                return Ok(Caller::Service);
+            }
+            self.deny(slot, DenialReason::ApiKey, None, "");
+            return Err(refuse("the API key is not known"));
         }
         let Some(token) = bearer(head) else {
+            self.deny(slot, DenialReason::NoCredential, None, "");
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
         };
-        let Some(identity) = self.verify(token) else { return Err(refuse("the token does not verify")) };
-        let forbid = |text: &str| Err(Rest::error(403, ErrorCode::Forbidden, text));
+        let Some(identity) = self.verify(slot, token) else { return Err(refuse("the token does not verify")) };
+        let mut forbid = |user: &str, text: &str| {
+            self.deny(slot, DenialReason::Forbidden, Some(user), text);
+            Err(Rest::error(403, ErrorCode::Forbidden, text))
+        };
         let user = match (identity.role, identity.user) {
             (Role::Service, _) => return Ok(Caller::Service),
             (_, Some(user)) if route.is_for_users() => user,
-            _ => return forbid("this call is for services"),
+            (_, user) => return forbid(user.as_ref().map_or("", Id::text), "this call is for services"),
         };
         if route.named_user(target).is_some_and(|named| named != user.text()) {
-            return forbid("a user may do this only as oneself");
+            return forbid(user.text(), "a user may do this only as oneself");
         }
         Ok(if identity.role == Role::Moderator { Caller::Moderator(user) } else { Caller::User(user) })
     }
@@ -360,7 +372,8 @@ impl Shard {
                 return Handled::Now(rest);
             }
         };
-        if !self.config.origins.allows(head.header_str("origin")) {
+        if !self.config.origins.allows(origin(head)) {
+            self.deny(slot, DenialReason::Origin, None, origin(head).unwrap_or_default());
             return error(403, ErrorCode::Forbidden, "this origin may not connect");
         }
         if !is_first || !self.connections[slot].outbox.is_empty() {
@@ -401,9 +414,10 @@ impl Shard {
             }
             return Handled::Upgraded;
         };
-        let identity = self.verify(&token).and_then(|identity| identity.user.clone().map(|user| (identity, user)));
+        let identity =
+            self.verify(slot, &token).and_then(|identity| identity.user.clone().map(|user| (identity, user)));
         let Some((identity, user)) = identity else {
-            tracing::info!(url = %mask_token(head.target), "a WebSocket whose token is not valid");
+            tracing::debug!(url = &*mask_token(head.target), "a WebSocket whose token is not valid");
             let conn = &mut self.connections[slot];
             self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&answer));
             conn.phase = Phase::Auth;
@@ -419,6 +433,14 @@ impl Shard {
             }
         }
     }
+}
+
+/// The page that a request comes from, if it comes from one. What no browser sends, such as two of them, is the page of
+/// nobody, and not the absence of one.
+pub(super) fn origin<'b>(head: &Head<'b>) -> Option<&'b str> {
+    let mut values = head.header_values("origin");
+    let first = values.next()?;
+    Some(if values.next().is_some() { "" } else { str::from_utf8(first).unwrap_or_default() })
 }
 
 /// The token of `Authorization: Bearer`.

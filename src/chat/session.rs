@@ -4,6 +4,7 @@
 
 use super::closing::CloseReason;
 use super::connection::{Flag, JoinBatch, Phase};
+use super::denial::DenialReason;
 use super::envelope::{Answer, Since};
 use super::ids::RoomName;
 use super::membership::{RoomAction, RoomRequest};
@@ -283,6 +284,9 @@ impl Shard {
         let (now, room) = (self.now.wall_ms, room.text());
         match (answer, reference) {
             (Answer::Refused(code), _) => {
+                if *code == ErrorCode::Forbidden {
+                    self.deny(slot, DenialReason::Forbidden, None, room);
+                }
                 let text = self.text_of(*code);
                 self.send_error(slot, *code, text, reference, Some(room));
             }
@@ -308,6 +312,7 @@ impl Shard {
     }
 
     fn send_rate_limited(&mut self, slot: u32, reference: Option<&str>, retry_after_ms: u64) {
+        self.deny(slot, DenialReason::RateLimited, None, "");
         let now = self.now.wall_ms;
         let text = "too many messages, slow down";
         self.send_json(slot, |out| {

@@ -7,6 +7,7 @@
 //! Invariants: all of a connection's state is here or nowhere; a room's events are made by its home alone; slots are
 //! freed only by [`Shard::free`], which is called between turns.
 
+use core::net::IpAddr;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -17,8 +18,10 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use slab::Slab;
 
 use super::Now;
+use super::addresses::Addresses;
 use super::closing::CloseReason;
 use super::connection::{Connections, Flag, Phase};
+use super::denial::Denials;
 use super::desk::Desk;
 use super::drain::Stage;
 use super::envelope::{Batch, Envelope, Origin};
@@ -104,6 +107,7 @@ pub struct Shard {
     pub(super) now: Now,
     pub(super) gauges: Arc<Gauges>,
     pub(super) connections: Connections,
+    pub(super) addresses: Addresses,
     pub(super) pool: OutboxPool,
     pub(super) wheel: Wheel,
     pub(super) fired: VecDeque<u32>,
@@ -128,6 +132,7 @@ pub struct Shard {
     pub(super) queues: SendQueues,
     pub(super) resumed: VecDeque<u32>,
     pub(super) churn: Churn,
+    pub(super) denials: Denials,
 }
 
 impl Shard {
@@ -143,6 +148,7 @@ impl Shard {
             now,
             gauges,
             connections: Connections::new(id),
+            addresses: Addresses::default(),
             pool: OutboxPool::default(),
             wheel: Wheel::default(),
             fired: VecDeque::new(),
@@ -165,6 +171,7 @@ impl Shard {
             queues: SendQueues::default(),
             resumed: VecDeque::new(),
             churn: Churn::default(),
+            denials: Denials::new(limits.denial_lines_per_second),
             config,
         }
     }
@@ -187,10 +194,11 @@ impl Shard {
         self.connections.len() < SLOTS_MAX
     }
 
-    /// A connection was accepted; its socket is to be registered under the handle.
-    pub fn handle_accept(&mut self) -> ConnId {
+    /// A connection was accepted from a peer at that address; its socket is to be registered under the handle.
+    pub fn handle_accept(&mut self, address: IpAddr) -> ConnId {
         self.churn.note();
         let conn = self.connections.insert(self.tick());
+        self.addresses.set(conn.slot(), address);
         self.wheel.set(conn.slot(), self.now.tick_ms + self.config.limits.handshake_ms);
         conn
     }
@@ -300,6 +308,7 @@ impl Shard {
     pub fn free(&mut self, slot: u32) {
         debug_assert_eq!(self.connections[slot].phase, Phase::Dead);
         self.connections.remove(slot);
+        self.addresses.clear(slot);
         self.churn.note();
     }
 
@@ -350,10 +359,13 @@ impl Shard {
 
     /// When a timer fires next, on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.wheel.next_ms(), self.rooms.next_deadline_ms(), self.churn.due_ms(self.connections.len())]
-            .into_iter()
-            .flatten()
-            .min()
+        let due_ms = [
+            self.wheel.next_ms(),
+            self.rooms.next_deadline_ms(),
+            self.churn.due_ms(self.connections.len()),
+            self.denials.due_ms(),
+        ];
+        due_ms.into_iter().flatten().min()
     }
 
     /// Whether the connection may be read now; if not, [`Shard::poll_resumed`] names it once it may.

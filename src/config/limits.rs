@@ -189,6 +189,8 @@ limits! {
     rate_burst: u32, "messages", 100, 1..=1_000_000;
     /// Messages refused in debt before the connection closes for flooding (4029).
     rate_flood: u32, "messages", 200, 1..=1_000_000;
+    /// Denials of each reason that each thread logs in a second; one further line counts the rest.
+    denial_lines_per_second: u32, "lines", 10, 0..=1_000_000;
     /// Time between `/readyz` answering 503 and the listeners' close.
     drain_delay_ms: u64, "ms", 0, 0..=600_000;
     /// Time over which the closes of a shutdown are spread.

@@ -68,8 +68,12 @@ settings! {
         "Whether messages are compressed for clients that offer permessage-deflate.";
     CHAT_ENFORCE_EXPIRY false, "on", "on or off",
         "Whether a connection closes (4001) when its token expires.";
-    CHAT_ORIGINS false, "*", "* or origins such as https://app.example.com, separated by commas",
-        "Web pages that may connect. A client without an Origin always may.";
+    CHAT_ORIGINS false, "*", "*, or origins such as https://app.example.com or https://*.example.com, separated by commas",
+        "Web pages that may connect; *. is every subdomain, not the domain itself. A client without an Origin always may.";
+    CHAT_TRUSTED_PROXIES false, "none", "addresses and networks such as 10.0.0.0/8, separated by commas, or empty for none",
+        "Proxies whose X-Forwarded-For and PROXY header say from where a client comes.";
+    CHAT_PROXY_PROTOCOL false, "off", "on or off",
+        "Whether a connection from a trusted proxy must begin with a PROXY header (version 1 or 2). Others are served without.";
     CHAT_JWT_ALGORITHMS false, "HS256,HS384,HS512", "HS256, HS384, HS512, separated by commas",
         "Algorithms that a token may be signed with.";
     CHAT_JWT_ISSUER false, "none", "names separated by commas, or empty for none",
@@ -108,7 +112,7 @@ pub(crate) fn keys() -> Vec<String> {
 
 /// Whether an empty value says something, rather than that nothing is said.
 pub(crate) fn empty_means_none(key: &str) -> bool {
-    [CHAT_API_KEY.key, CHAT_JWT_ISSUER.key, CHAT_JWT_AUDIENCE.key].contains(&key)
+    [CHAT_API_KEY.key, CHAT_TRUSTED_PROXIES.key, CHAT_JWT_ISSUER.key, CHAT_JWT_AUDIENCE.key].contains(&key)
 }
 
 pub(crate) fn on_or_off(text: &str) -> Option<bool> {

@@ -1,6 +1,7 @@
 //! What the turn needs of the world, and nothing else.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::chat::Now;
@@ -55,8 +56,8 @@ pub trait Io {
     /// The time now.
     fn now(&mut self) -> Now;
 
-    /// Takes a waiting connection, or says `WouldBlock`.
-    fn accept(&mut self) -> io::Result<Self::Socket>;
+    /// Takes a waiting connection and its peer's address, or says `WouldBlock`.
+    fn accept(&mut self) -> io::Result<(Self::Socket, IpAddr)>;
 
     /// Registers a socket for both directions, under its handle's token and at its slot.
     fn register(&mut self, socket: Self::Socket, conn: ConnId) -> io::Result<()>;
@@ -66,6 +67,9 @@ pub trait Io {
 
     /// Reads into `buffer`; 0 is the end of the stream.
     fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// As `read`, but what was read stays to be read.
+    fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes from `slices`.
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize>;

@@ -1,7 +1,7 @@
 //! The world as mio shows it: the only system calls of the event loops.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
@@ -115,9 +115,9 @@ impl Io for MioIo {
         clock(self.started)
     }
 
-    fn accept(&mut self) -> io::Result<TcpStream> {
+    fn accept(&mut self) -> io::Result<(TcpStream, IpAddr)> {
         let listener = self.listener.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock))?;
-        listener.accept().map(|(socket, _)| socket)
+        listener.accept().map(|(socket, address)| (socket, address.ip()))
     }
 
     fn register(&mut self, mut socket: TcpStream, conn: ConnId) -> io::Result<()> {
@@ -137,6 +137,10 @@ impl Io for MioIo {
 
     fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket(slot)?.read(buffer)
+    }
+
+    fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket(slot)?.peek(buffer)
     }
 
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -4,6 +4,7 @@
 //! memory that grows with the number of connections, so what is on the heap is the shard's.
 
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub struct DrivenShard {
     keys: Keys,
     now: Now,
     sent_bytes: u64,
+    peers: u128,
     /// A header line of every upgrade, or nothing.
     pub offer: &'static str,
 }
@@ -63,7 +65,7 @@ impl DrivenShard {
             gauges: Arc::new(Gauges::default()),
             store: None,
         };
-        Self { shard: Shard::new(setup, now), keys, now, sent_bytes: 0, offer: "" }
+        Self { shard: Shard::new(setup, now), keys, now, sent_bytes: 0, peers: 0, offer: "" }
     }
 
     /// Opens `count` connections, each of a user of its own, spread evenly over `rooms` rooms, and lets all of it
@@ -106,9 +108,11 @@ impl DrivenShard {
         request.into_bytes()
     }
 
-    /// A connection that has sent nothing yet; returns its slot.
+    /// A connection that has sent nothing yet, from an address of its own; returns its slot.
     pub fn accept(&mut self) -> u32 {
-        self.shard.handle_accept().slot()
+        self.peers += 1;
+        let address = Ipv6Addr::from_bits(0x2001_0db8 << 96 | self.peers << 64);
+        self.shard.handle_accept(IpAddr::V6(address)).slot()
     }
 
     /// A backend posts a message.

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -327,7 +328,7 @@ impl Io for SimIo {
         Now { tick_ms: world.now_ms, wall_ms: world.wall_ms }
     }
 
-    fn accept(&mut self) -> io::Result<usize> {
+    fn accept(&mut self) -> io::Result<(usize, IpAddr)> {
         let world = &mut *self.world.borrow_mut();
         if world.ports[self.shard].backlog.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -342,7 +343,7 @@ impl Io for SimIo {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         world.ports[self.shard].progress += 1;
-        Ok(world.ports[self.shard].backlog.pop_front().unwrap())
+        Ok((world.ports[self.shard].backlog.pop_front().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
 
     fn register(&mut self, link: usize, conn: ConnId) -> io::Result<()> {
@@ -376,6 +377,15 @@ impl Io for SimIo {
 
     fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
         self.world.borrow_mut().read(self.shard, slot, buffer)
+    }
+
+    fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        let world = &mut *self.world.borrow_mut();
+        let link = world.socket(self.shard, slot)?;
+        let waiting = &world.links[link].to_server;
+        let count = buffer.len().min(waiting.len());
+        buffer.iter_mut().zip(waiting).for_each(|(to, &byte)| *to = byte);
+        if count > 0 || world.links[link].client_fin { Ok(count) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {

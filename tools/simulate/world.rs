@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -179,9 +180,10 @@ impl Io for SimIo {
         Now { tick_ms: 0, wall_ms: super::WALL_MS }
     }
 
-    fn accept(&mut self) -> io::Result<Self::Socket> {
+    fn accept(&mut self) -> io::Result<(Self::Socket, IpAddr)> {
         let waiting = self.world.borrow_mut().ports[self.shard].backlog.pop_front();
-        waiting.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        waiting.map(|socket| (socket, address)).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn register(&mut self, (input, room): Self::Socket, conn: ConnId) -> io::Result<()> {
@@ -210,6 +212,10 @@ impl Io for SimIo {
             State::Leaving | State::Poster => Ok(0),
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
+    }
+
+    fn peek(&mut self, _: u32, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {

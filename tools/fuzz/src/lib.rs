@@ -12,6 +12,7 @@ pub mod inflate;
 pub mod input;
 pub mod origins;
 pub mod peer_bytes;
+pub mod proxy_header;
 pub mod rest_body;
 pub mod server_frame;
 pub mod shard;
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http_head", run: http_head::run },
     Target { name: "inflate", run: inflate::run },
     Target { name: "origins", run: origins::run },
+    Target { name: "proxy_header", run: proxy_header::run },
     Target { name: "rest_body", run: rest_body::run },
     Target { name: "shard", run: shard::run },
     Target { name: "token", run: token::run },
