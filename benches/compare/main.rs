@@ -16,6 +16,7 @@
 //! ```
 
 mod compound;
+mod hostile;
 mod json;
 mod machine;
 mod options;
