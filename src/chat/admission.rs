@@ -9,6 +9,7 @@ use super::denial::DenialReason;
 use super::envelope::{Answer, Ask, Origin, ReplyTo, Request, UserAsk};
 use super::ids::{UserId, home};
 use super::shard::Shard;
+use super::tokens::Checked;
 use super::wheel::TICK_MS;
 use crate::auth::Identity;
 use crate::wire::client::ErrorCode;
@@ -19,24 +20,6 @@ impl Shard {
     /// The shared form of a user's id.
     pub(super) fn user_id(&self, id: &Id) -> UserId {
         UserId::new(id, self.key.hash(id.text()))
-    }
-
-    /// Verifies a token that came on a connection, and that its user has not been told to get a new one; says why not in
-    /// the record of denials.
-    pub(super) fn verify(&mut self, slot: u32, token: &str) -> Option<Identity> {
-        let identity = match self.config.keys.verify(token, self.now.wall_ms) {
-            Ok(identity) => identity,
-            Err(error) => {
-                self.deny(slot, DenialReason::InvalidToken, None, error.label());
-                return None;
-            }
-        };
-        let user = identity.user.as_ref().map(Id::text);
-        if user.is_some_and(|user| self.revocations.refuses(user, identity.issued_at_ms)) {
-            self.deny(slot, DenialReason::RevokedToken, user, "");
-            return None;
-        }
-        Some(identity)
     }
 
     /// Asks the user's home to admit a connection whose token was verified. `upgrade` is the answer to the HTTP request,
@@ -113,24 +96,38 @@ impl Shard {
             let text = "the connection has a token; refresh_token replaces it";
             return self.send_error(slot, ErrorCode::InvalidMessage, text, reference.as_deref(), None);
         }
-        let identity = self.verify(slot, token);
-        let Some((identity, user)) = identity.and_then(|identity| identity.user.clone().map(|user| (identity, user)))
-        else {
-            return self.close(slot, &CloseReason::InvalidToken);
+        let identity = match self.check_token(slot, token) {
+            Checked::Good(identity) => identity,
+            Checked::Bad => return self.close(slot, &CloseReason::InvalidToken),
+            Checked::Busy => return self.turn_away_auth(slot, reference.as_deref()),
+            Checked::Later => return self.keep_token_message(slot, token, reference),
         };
+        let Some(user) = identity.user.clone() else { return self.close(slot, &CloseReason::InvalidToken) };
         if self.admit(slot, &user, &identity, Vec::new(), reference.clone()).is_err() {
-            let text = "too many are connecting, try again";
-            self.send_error(slot, ErrorCode::Overloaded, text, reference.as_deref(), None);
-            // What it sent behind the token would otherwise count as a first message without one, which is final.
-            self.close(slot, &CloseReason::GoingAway);
+            self.turn_away_auth(slot, reference.as_deref());
         }
+    }
+
+    fn turn_away_auth(&mut self, slot: u32, reference: Option<&str>) {
+        let text = "too many are connecting, try again";
+        self.send_error(slot, ErrorCode::Overloaded, text, reference, None);
+        // What it sent behind the token would otherwise count as a first message without one, which is final.
+        self.close(slot, &CloseReason::GoingAway);
     }
 
     /// `refresh_token`: a newer token of the same user replaces the claims.
     pub(super) fn handle_refresh_token(&mut self, slot: u32, token: &str, reference: Option<Box<str>>) {
         let now = self.now.wall_ms;
         let number = self.connections[slot].user;
-        let identity = self.verify(slot, token);
+        let identity = match self.check_token(slot, token) {
+            Checked::Good(identity) => Some(identity),
+            Checked::Bad => None,
+            Checked::Busy => {
+                let text = "too many tokens are being checked, try again";
+                return self.send_error(slot, ErrorCode::Overloaded, text, reference.as_deref(), None);
+            }
+            Checked::Later => return self.keep_token_message(slot, token, reference),
+        };
         let is_valid = identity.is_some();
         let same = identity.as_ref().and_then(|identity| identity.user.as_ref());
         let same = number != NONE && same.is_some_and(|user| user.text() == self.users.id(number).text());

@@ -241,5 +241,6 @@ impl Shard {
         if let Some(extra) = self.connections[slot].extra.take() {
             self.input_bytes -= extra.charged;
         }
+        self.connections[slot].unmark(Flag::Checking);
     }
 }

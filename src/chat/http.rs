@@ -175,7 +175,8 @@ impl Shard {
 
     /// Reads one request from the start of `data`, and handles it if it is complete.
     fn read_request(&mut self, slot: u32, http: &mut Http, data: &[u8]) -> Read {
-        if http.last || http.ring.len() >= self.config.limits.requests_under_way_max {
+        let is_checking = self.connections[slot].has(Flag::Checking);
+        if http.last || is_checking || http.ring.len() >= self.config.limits.requests_under_way_max {
             return Read::Paused;
         }
         let limits = HttpLimits {
@@ -408,7 +409,7 @@ impl Shard {
         let http = conn.extra.as_ref().and_then(|extra| extra.http.as_ref());
         let limits = &self.config.limits;
         let full = http.is_some_and(|http| http.last || http.ring.len() >= limits.requests_under_way_max);
-        full || conn.outbox.bytes() >= limits.outbox_soft_bytes
+        full || conn.has(Flag::Checking) || conn.outbox.bytes() >= limits.outbox_soft_bytes
     }
 
     /// An HTTP connection's time is over: 408 for a request that has begun, nothing for one that only idles.
@@ -419,9 +420,10 @@ impl Shard {
         if conn.phase != Phase::Http {
             return;
         }
+        let is_checking = conn.has(Flag::Checking);
         let Some(extra) = &mut conn.extra else { return self.kill(slot) };
         let Some(http) = &mut extra.http else { return self.kill(slot) };
-        if !http.ring.is_empty() {
+        if !http.ring.is_empty() || is_checking {
             http.deadline_ms = http.deadline_ms.max(now_ms + 1000);
         }
         if http.deadline_ms > now_ms {
@@ -441,6 +443,9 @@ impl Shard {
     /// Ends an HTTP connection while the server stops, once what it asked is answered.
     pub(super) fn http_drain(&mut self, slot: u32) {
         let under_way = self.connections[slot].extra.as_ref().and_then(|extra| extra.http.as_ref());
+        if self.connections[slot].has(Flag::Checking) {
+            return;
+        }
         if under_way.is_none_or(|http| http.ring.is_empty()) {
             if self.connections[slot].outbox.is_empty() { self.kill(slot) } else { self.linger(slot) }
         }

@@ -31,6 +31,8 @@ impl Shard {
         match self.connections[slot].phase {
             Phase::Free | Phase::Dead => {}
             Phase::Http => self.http_deadline(slot),
+            // The client has done its part in time.
+            Phase::Auth if self.connections[slot].has(Flag::Checking) => self.wheel.set(slot, self.now.tick_ms + 1000),
             Phase::Auth => self.close(slot, &CloseReason::NoToken),
             Phase::Admitting => self.wheel.set(slot, self.now.tick_ms + 1000),
             Phase::Closing | Phase::Lingering => self.kill(slot),

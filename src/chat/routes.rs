@@ -12,6 +12,7 @@ use super::drain::Stage;
 use super::http::Rest;
 use super::shard::Shard;
 use super::store::Actor;
+use super::tokens::Checked;
 use crate::auth::Role;
 use crate::config::Store;
 use crate::wire::client::ErrorCode;
@@ -28,6 +29,7 @@ pub use super::rest::Gather;
 
 /// The subprotocol that the server knows.
 const SUBPROTOCOL: &str = "sizland.v1";
+const TOO_MANY_CHECKS: &str = "too many tokens are being checked, try again";
 /// In front of a token that travels as a subprotocol.
 const BEARER_PROTOCOL: &str = "bearer.";
 
@@ -51,7 +53,7 @@ pub enum Handled {
     Pending,
     /// It comes in parts.
     Gather(Box<Gather>),
-    /// The requests before it must be answered first.
+    /// The requests before it must be answered first, or its token is being checked: it stays unread.
     NotYet,
     /// The connection is no longer HTTP.
     Upgraded,
@@ -244,7 +246,7 @@ impl Shard {
         }
         let caller = match self.caller(slot, head, route, &target) {
             Ok(caller) => caller,
-            Err(rest) => return Handled::Now(rest),
+            Err(handled) => return handled,
         };
         let body = match check_body(head, route, body) {
             Ok(body) => body,
@@ -321,15 +323,14 @@ impl Shard {
     }
 
     /// Who asks, and whether they may.
-    fn caller(&mut self, slot: u32, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
+    fn caller(&mut self, slot: u32, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Handled> {
         let refuse = |text: &str| {
             let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
             rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
-            rest
+            Handled::Now(rest)
         };
         if let Some(given) = head.header("x-api-key") {
-            let known = self.config.api_key.as_ref().is_some_and(|key| key.matches(given));
-            if known {
+            if self.credentials.api_keys.find(given).is_some() {
                 return Ok(Caller::Service);
             }
             self.deny(slot, DenialReason::ApiKey, None, "");
@@ -339,10 +340,15 @@ impl Shard {
             self.deny(slot, DenialReason::NoCredential, None, "");
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
         };
-        let Some(identity) = self.verify(slot, token) else { return Err(refuse("the token does not verify")) };
+        let identity = match self.check_token(slot, token) {
+            Checked::Good(identity) => identity,
+            Checked::Bad => return Err(refuse("the token does not verify")),
+            Checked::Busy => return Err(error(503, ErrorCode::Overloaded, TOO_MANY_CHECKS)),
+            Checked::Later => return Err(Handled::NotYet),
+        };
         let mut forbid = |user: &str, text: &str| {
             self.deny(slot, DenialReason::Forbidden, Some(user), text);
-            Err(Rest::error(403, ErrorCode::Forbidden, text))
+            Err(error(403, ErrorCode::Forbidden, text))
         };
         let user = match (identity.role, identity.user) {
             (Role::Service, _) => return Ok(Caller::Service),
@@ -414,9 +420,14 @@ impl Shard {
             }
             return Handled::Upgraded;
         };
-        let identity =
-            self.verify(slot, &token).and_then(|identity| identity.user.clone().map(|user| (identity, user)));
-        let Some((identity, user)) = identity else {
+        let identity = match self.check_token(slot, &token) {
+            Checked::Good(identity) => Some(identity),
+            Checked::Bad => None,
+            Checked::Busy => return self.not_opened(slot, error(503, ErrorCode::Overloaded, TOO_MANY_CHECKS)),
+            Checked::Later => return self.not_opened(slot, Handled::NotYet),
+        };
+        let Some((identity, user)) = identity.and_then(|identity| identity.user.clone().map(|user| (identity, user)))
+        else {
             tracing::debug!(url = &*mask_token(head.target), "a WebSocket whose token is not valid");
             let conn = &mut self.connections[slot];
             self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&answer));
@@ -426,12 +437,15 @@ impl Shard {
         };
         match self.admit(slot, &user, &identity, answer, None) {
             Ok(()) => Handled::Upgraded,
-            Err(_) => {
-                self.connections[slot].unmark(Flag::Counted);
-                self.gauges.leave();
-                error(503, ErrorCode::Overloaded, "too many are connecting, try again")
-            }
+            Err(_) => self.not_opened(slot, error(503, ErrorCode::Overloaded, "too many are connecting, try again")),
         }
+    }
+
+    /// The connection has not become a WebSocket, at least not yet.
+    fn not_opened(&mut self, slot: u32, handled: Handled) -> Handled {
+        self.connections[slot].unmark(Flag::Counted);
+        self.gauges.leave();
+        handled
     }
 }
 

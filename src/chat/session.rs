@@ -28,6 +28,7 @@ impl Shard {
         conn.unmark(Flag::Pinged);
         match conn.phase {
             Phase::Http => self.http_input(slot, input),
+            Phase::Auth | Phase::Open if conn.has(Flag::Checking) => self.keep_input(slot, input),
             Phase::Auth | Phase::Open | Phase::Closing => self.websocket_input(slot, input),
             Phase::Admitting => self.keep_input(slot, input),
             Phase::Lingering | Phase::Dead | Phase::Free => {}
@@ -37,7 +38,8 @@ impl Shard {
     /// Bytes that came while the connection was paused are taken up again.
     pub(super) fn take_up_tail(&mut self, slot: u32) {
         let conn = &mut self.connections[slot];
-        if !matches!(conn.phase, Phase::Http | Phase::Auth | Phase::Open | Phase::Closing) {
+        let is_read = matches!(conn.phase, Phase::Http | Phase::Auth | Phase::Open | Phase::Closing);
+        if !is_read || conn.has(Flag::Checking) {
             return;
         }
         let Some(extra) = &mut conn.extra else { return };
@@ -57,8 +59,8 @@ impl Shard {
         let mut at = 0;
         while at < input.len() {
             match self.connections[slot].phase {
-                Phase::Auth | Phase::Open | Phase::Closing => {}
-                Phase::Admitting => {
+                Phase::Auth | Phase::Open | Phase::Closing if !self.connections[slot].has(Flag::Checking) => {}
+                Phase::Auth | Phase::Open | Phase::Admitting => {
                     self.keep_input(slot, &input[at..]);
                     break;
                 }

@@ -25,8 +25,10 @@ use super::denial::Denials;
 use super::desk::Desk;
 use super::drain::Stage;
 use super::envelope::{Batch, Envelope, Origin};
+use super::errands::Errands;
 use super::homes::RoomHomes;
 use super::ids::{ConnId, HashKey, SLOTS_MAX, ShardId};
+use super::job::{Done, Job};
 use super::mail::{Mail, NoCredit};
 use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
@@ -34,10 +36,12 @@ use super::queues::{SendBudget, SendQueues};
 use super::rest::FeedWaits;
 use super::revocations::Revocations;
 use super::slack::Churn;
-use super::store::{Asker, Job, Lookup, StoreFacts};
+use super::store::{Asker, Lookup, StoreFacts};
 use super::tables::{LocalRooms, Users};
+use super::tokens::TokenCache;
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
+use crate::auth::Credentials;
 use crate::config::{Config, Service};
 use crate::wire::deflate::{Deflater, Inflater};
 
@@ -122,6 +126,11 @@ pub struct Shard {
     pub(super) feed: FeedWaits,
     pub(super) user_homes: UserHomes,
     pub(super) revocations: Revocations,
+    pub(super) credentials: Arc<Credentials>,
+    /// How often they were replaced.
+    pub(super) keys_generation: u32,
+    pub(super) verified: TokenCache,
+    pub(super) errands: Errands,
     pub(super) stage: Stage,
     /// One of each for all connections: no message is compressed with what stands in another.
     pub(super) deflater: Deflater,
@@ -162,6 +171,10 @@ impl Shard {
             feed: FeedWaits::default(),
             user_homes: UserHomes::default(),
             revocations: Revocations::new(limits.revocations_max),
+            credentials: Arc::new(config.credentials.clone()),
+            keys_generation: 0,
+            verified: TokenCache::new(limits.token_cache_max / shards),
+            errands: Errands::new(limits, shards),
             stage: Stage::Running,
             deflater: Deflater::new(limits.deflate_threshold_bytes),
             inflater: Inflater::default(),
@@ -337,9 +350,27 @@ impl Shard {
         self.store().map_or_else(|| self.key.halves(), |facts| facts.digest_key)
     }
 
-    /// What there is for the store; what it does not take goes to [`Shard::handle_lost_job`].
+    /// What there is for the threads that may block; what they do not take goes to [`Shard::handle_lost_job`].
     pub fn poll_job(&mut self) -> Option<Job> {
-        self.desk.poll_job()
+        self.desk.poll_job().map(Job::Store).or_else(|| self.errands.poll_job())
+    }
+
+    /// Takes the answer to a job.
+    pub fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Store(done) => self.handle_stored(done),
+            Done::Verified(verified) => self.handle_verified(*verified),
+            Done::KeySought(conn) => self.handle_key_sought(conn),
+        }
+    }
+
+    /// Nobody has taken the job, and nobody else will answer it.
+    pub fn handle_lost_job(&mut self, job: Job) {
+        match job {
+            Job::Store(job) => self.handle_unstored(job),
+            Job::Verify(verify) => self.handle_unchecked(&verify),
+            Job::SeekKey(conn) => self.handle_key_sought(conn),
+        }
     }
 
     /// Whether a batch is held back because a mailbox was full.
@@ -372,6 +403,7 @@ impl Shard {
     pub fn wants_input(&mut self, slot: u32) -> bool {
         let conn = &self.connections[slot];
         let wants = match conn.phase {
+            _ if conn.has(Flag::Checking) => false,
             Phase::Free | Phase::Dead | Phase::Admitting => false,
             Phase::Http => !self.is_http_paused(slot),
             // A WebSocket is read even while it is behind: both ends waiting for the other to read would be for ever.

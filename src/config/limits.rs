@@ -181,6 +181,18 @@ limits! {
     retention_days: u64, "days", 0, 0..=36_500;
     /// Events that the store keeps of each room, the newest; 0 keeps all.
     retention_events: u64, "events", 0, 0..=1_000_000_000;
+    /// Tokens whose signature is being verified with a public key, or whose key is being looked for; further ones are refused (`overloaded`, 503).
+    token_checks_max: usize, "tokens", 1_024, 1..=1_048_576;
+    /// Threads that verify signatures with public keys.
+    token_threads: usize, "threads", 1, 1..=256;
+    /// Verified tokens that are remembered, so that the same one needs no new signature check; 0 remembers none.
+    token_cache_max: usize, "tokens", 10_000, 0..=10_000_000;
+    /// Interval at which a key set is fetched again from its URL.
+    jwks_refresh_ms: u64, "ms", 300_000, 1_000..=86_400_000;
+    /// Least time between two fetches of a key set that tokens with an unknown `kid` ask for.
+    jwks_cooldown_ms: u64, "ms", 30_000, 100..=86_400_000;
+    /// Time for one fetch of a key set.
+    jwks_timeout_ms: u64, "ms", 5_000, 100..=60_000;
     /// Users whose older tokens are refused (`revokeBefore`).
     revocations_max: usize, "users", 100_000, 1..=10_000_000;
     /// Messages a second that a connection may send in the long run.

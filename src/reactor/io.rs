@@ -2,13 +2,15 @@
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Credentials;
 use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::store::{Done, Job};
+use crate::chat::job::{Done, Job};
 
 /// What the poll reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +37,10 @@ pub enum Event {
 pub enum Post {
     /// From another shard.
     Batch(Batch),
-    /// From the store.
+    /// From a thread that may block.
     Done(Done),
+    /// Other keys are in force.
+    Credentials(Arc<Credentials>),
     /// From the server, which leads the shards through stopping.
     Stage(Stage),
     /// From the server: the time for closing in order is over.
@@ -86,7 +90,7 @@ pub trait Io {
     /// Posts to another shard, and wakes it if it may be asleep; gives the batch back if its mailbox is full.
     fn post(&mut self, target: ShardId, batch: Batch) -> Result<(), Batch>;
 
-    /// Hands something to the store; gives it back if there is none, or it has ended.
+    /// Hands a job to the threads of its kind; gives it back if there are none, or they have ended.
     fn submit(&mut self, job: Job) -> Result<(), Job>;
 
     /// Gives memory that a storm has left empty back to the system.

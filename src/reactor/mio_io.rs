@@ -18,7 +18,7 @@ use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::store::Job;
+use crate::chat::job::Job;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -35,7 +35,7 @@ pub struct MioIo {
     mailbox: Mailbox<Post>,
     mailers: Vec<Mailer<Post>>,
     reports: Sender<(ShardId, Stage)>,
-    jobs: Option<Jobs>,
+    jobs: Jobs,
     started: Instant,
     /// There are more event loops than cores.
     is_crowded: bool,
@@ -63,14 +63,14 @@ impl Endpoint {
 }
 
 impl MioIo {
-    /// The world of shard `id`. `jobs` leads to the store, if there is one; `started` is where the tick clock begins, the
+    /// The world of shard `id`. `jobs` leads to the threads that may block; `started` is where the tick clock begins, the
     /// same for all shards; `is_crowded` says that there are more of them than cores.
     pub fn new(
         id: ShardId,
         endpoint: Endpoint,
         mailers: Vec<Mailer<Post>>,
         reports: Sender<(ShardId, Stage)>,
-        jobs: Option<Jobs>,
+        jobs: Jobs,
         started: Instant,
         is_crowded: bool,
     ) -> Self {
@@ -175,10 +175,7 @@ impl Io for MioIo {
     }
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
-        match &self.jobs {
-            Some(jobs) => jobs.submit(job),
-            None => Err(job),
-        }
+        self.jobs.submit(job)
     }
 
     fn trim(&mut self) {

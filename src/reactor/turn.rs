@@ -239,6 +239,7 @@ impl<I: Io> Reactor<I> {
             match post {
                 Post::Batch(batch) => self.shard.handle_batch(batch),
                 Post::Done(done) => self.shard.handle_done(done),
+                Post::Credentials(credentials) => self.shard.handle_credentials(credentials),
                 Post::Stage(stage) => self.enter_stage(stage),
                 Post::WindowOver => self.shard.handle_window_over(),
                 Post::End => self.ended = true,

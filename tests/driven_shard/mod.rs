@@ -54,7 +54,7 @@ impl DrivenShard {
         let mut config = Config::for_tests("a secret of the tests, long enough", API_KEY);
         config.rates = false;
         limit(&mut config.limits);
-        let keys = config.keys.clone();
+        let keys = config.credentials.keys.clone();
         let now = Now { tick_ms: 1000, wall_ms: STARTED_MS };
         let setup = ShardSetup {
             config: Arc::new(config),

@@ -168,6 +168,11 @@ impl Server {
         self.stdout.as_ref().expect("stdout is captured").so_far()
     }
 
+    /// Blocks until a line of standard error satisfies `wanted`.
+    pub fn log_line(&self, wanted: impl Fn(&str) -> bool) -> String {
+        self.stderr.as_ref().expect("stderr is captured").wait(wanted)
+    }
+
     /// What has been logged on standard error and standard output so far.
     pub fn log(&self) -> String {
         let mut lines = self.stderr.as_ref().map(Lines::so_far).unwrap_or_default();

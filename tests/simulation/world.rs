@@ -15,7 +15,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
-use sizland_chat::chat::store::Job;
+use sizland_chat::chat::job::{Done, Job, Verify};
 use sizland_chat::planted::{self, Bug};
 use sizland_chat::reactor::io::{Event, Io, Post};
 
@@ -80,6 +80,8 @@ pub struct World {
     pub faults: Faults,
     pub random: Random,
     pub store: Option<Store>,
+    /// Tokens that wait for a thread that verifies them.
+    checks: Vec<(usize, Box<Verify>)>,
     pub send_buffer_bytes: usize,
     pub mailbox_batches: usize,
     /// The listener that the kernel picks now.
@@ -98,6 +100,7 @@ impl World {
             faults,
             random,
             store: None,
+            checks: Vec::new(),
             send_buffer_bytes: 1000,
             mailbox_batches: 8,
             preferred: None,
@@ -163,11 +166,29 @@ impl World {
         }
     }
 
-    /// Lets the store do some of what waits; whether there was anything.
+    /// Lets the threads that may block do some of what waits; whether there was anything.
     pub fn work(&mut self) -> bool {
+        self.check_token() | self.work_store()
+    }
+
+    /// Verifies one of the tokens that wait, whichever comes to hand.
+    fn check_token(&mut self) -> bool {
+        if self.checks.is_empty() {
+            return false;
+        }
+        let at = self.random.below(self.checks.len());
+        let (shard, verify) = self.checks.swap_remove(at);
+        self.ports[shard].flight.push_back((Post::Done(Done::Verified(verify.run().into())), 0));
+        if !self.random.one_in(self.faults.store_slow) {
+            self.land(shard, usize::MAX);
+        }
+        true
+    }
+
+    fn work_store(&mut self) -> bool {
         let Some(store) = self.store.as_mut().filter(|store| store.has_work()) else { return false };
         for Told { shard, done, state } in store.work(&mut self.random, &self.faults) {
-            self.ports[shard].flight.push_back((Post::Done(done), state));
+            self.ports[shard].flight.push_back((Post::Done(Done::Store(done)), state));
             if !self.random.one_in(self.faults.store_slow) {
                 self.land(shard, usize::MAX);
             }
@@ -192,6 +213,7 @@ impl World {
         for port in &mut self.ports {
             *port = Port { listening: true, ..Port::default() };
         }
+        self.checks.clear();
         if let Some(store) = &mut self.store {
             store.crash(&mut self.random);
         }
@@ -438,8 +460,11 @@ impl Io for SimIo {
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
         let world = &mut *self.world.borrow_mut();
-        let Some(store) = &mut world.store else { return Err(job) };
-        store.submit(self.shard, job);
+        match (job, &mut world.store) {
+            (Job::Store(job), Some(store)) => store.submit(self.shard, job),
+            (Job::Verify(verify), _) => world.checks.push((self.shard, verify)),
+            (job, _) => return Err(job),
+        }
         world.ports[self.shard].progress += 1;
         Ok(())
     }

@@ -12,7 +12,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
-use sizland_chat::chat::store::Job;
+use sizland_chat::chat::job::Job;
 use sizland_chat::reactor::io::{Event, Io, Post};
 
 /// A client: 16 bytes.
