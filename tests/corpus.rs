@@ -71,6 +71,11 @@ fn inflate() {
 }
 
 #[test]
+fn jwks() {
+    replay("jwks");
+}
+
+#[test]
 fn origins() {
     replay("origins");
 }

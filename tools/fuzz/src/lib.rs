@@ -10,6 +10,7 @@ pub mod frames;
 pub mod http_head;
 pub mod inflate;
 pub mod input;
+pub mod jwks;
 pub mod origins;
 pub mod peer_bytes;
 pub mod proxy_header;
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frames", run: frames::run },
     Target { name: "http_head", run: http_head::run },
     Target { name: "inflate", run: inflate::run },
+    Target { name: "jwks", run: jwks::run },
     Target { name: "origins", run: origins::run },
     Target { name: "proxy_header", run: proxy_header::run },
     Target { name: "rest_body", run: rest_body::run },
