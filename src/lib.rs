@@ -89,8 +89,7 @@
 //! verdicts in the order of its writes, so they need no number. The room settles them in that order: an event is
 //! delivered, and its sender answered, only when it is on the disk. A failed batch is refused as a whole, and a retry
 //! with the same id finds out what there is. If a verdict's `seq` is not the next one, the answer of an earlier commit
-//! was lost: the room reads those events and emits them first. Members of a large room who are still behind wait up to 5 ms
-//! for a verdict on its way, and are sent what they lack together with it ([`chat::queues`]).
+//! was lost: the room reads those events and emits them first.
 //!
 //! Who comes back is sent what it has missed from the room's [`History`](chat::history::History): the very frames that
 //! the bursts froze, linked to the outbox without a copy. Where it does not reach back, it is filled from the store

@@ -128,11 +128,6 @@ impl Desk {
         self.watch.take().map(Job::WatchFeed)
     }
 
-    /// How many writes are under way.
-    pub fn writes(&self) -> usize {
-        self.entrusted.len()
-    }
-
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.entrusted.is_empty() && self.reads_under_way == 0

@@ -189,22 +189,8 @@ impl Shard {
                 }
             },
         };
-        let writes = self.desk.writes();
         self.with_room(number, |room, cx| room.handle_ask(cx, from, origin, ask));
         self.rooms.mark_dirty(number);
-        if self.desk.writes() > writes {
-            self.wait_for_store(name);
-        }
-    }
-
-    /// The members of the room who are still to be sent something wait a moment for what the store is asked to keep.
-    fn wait_for_store(&mut self, name: &RoomName) {
-        if self.queues.has_bulk()
-            && let Some(number) = self.local_rooms.find(name)
-        {
-            let ring = self.local_rooms[number].ring;
-            self.queues.hold(number, ring, self.desk.writes(), self.now.tick_ms);
-        }
     }
 
     /// A connection on shard `from` is no longer in the room.
@@ -279,7 +265,6 @@ impl Shard {
                         debug_assert!(false, "each verdict has a write");
                         return;
                     };
-                    self.queues.note_verdict();
                     let number = entrusted.room;
                     self.with_room(number, |room, cx| room.handle_verdict(cx, entrusted, verdict));
                     self.rooms.mark_dirty(number);

@@ -6,10 +6,6 @@
 //! it is being served goes out together with what its members lack, and none waits for more than a round of each other.
 //! The order of bytes within a connection is its outbox's and never changes. A connection whose socket refuses bytes is in
 //! no queue; it comes back when it is writable.
-//!
-//! A large room of which the store is keeping something waits for the verdict, a moment at most and not again before many
-//! writes: those members that are still behind are then sent both at once, as they are without a store, where it is there
-//! at once.
 
 use std::collections::VecDeque;
 
@@ -20,12 +16,6 @@ use super::slack::{give_back_queue, give_back_slab};
 
 /// Writes that a large room gets before the next one does.
 const ROUND: u32 = 512;
-/// How long a room waits for a verdict of the store, on a clock that counts whole milliseconds.
-const HOLD_MS: u64 = 5;
-/// Writes that a room gets between two such waits, at least.
-const HELD_EVERY: u32 = 256;
-/// How long no room waits if the store was slower than that.
-const UNHELD_MS: u64 = 50;
 
 /// How many connections may still be flushed in a turn.
 #[derive(Clone, Copy, Debug)]
@@ -46,18 +36,6 @@ pub struct SendQueues {
     rest: u32,
     /// Of a ring that is done, for the next.
     spare: VecDeque<u32>,
-    held: Option<Hold>,
-    /// No room waits for the store before that.
-    unheld_until_ms: u64,
-}
-
-/// A ring that waits for the store.
-struct Hold {
-    ring: u32,
-    /// The last of so many verdicts is the one.
-    verdicts: usize,
-    has_verdict: bool,
-    until_ms: u64,
 }
 
 /// Members of one room that are behind.
@@ -66,14 +44,12 @@ struct Ring {
     slots: VecDeque<u32>,
     /// Writes until the next room's turn.
     left: u32,
-    /// Writes since it waited for the store.
-    since_held: u32,
 }
 
 impl Default for SendQueues {
     fn default() -> Self {
         let (express, bulk, spare) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { express, bulk, rings: Slab::new(), rest: NONE, spare, held: None, unheld_until_ms: 0 }
+        Self { express, bulk, rings: Slab::new(), rest: NONE, spare }
     }
 }
 
@@ -93,7 +69,7 @@ impl SendQueues {
         }
         let mut slots = std::mem::take(&mut self.spare);
         slots.reserve(members);
-        let number = self.rings.insert(Ring { room, slots, left: ROUND, since_held: HELD_EVERY }) as u32;
+        let number = self.rings.insert(Ring { room, slots, left: ROUND }) as u32;
         self.bulk.push_back(number);
         number
     }
@@ -110,52 +86,6 @@ impl SendQueues {
     pub fn again(&mut self, conn: &mut Connection, slot: u32) {
         self.rest = self.ring(NONE, self.rest, 1);
         self.bulk(conn, slot, self.rest);
-    }
-
-    /// Whether members of large rooms are behind.
-    pub fn has_bulk(&self) -> bool {
-        !self.bulk.is_empty()
-    }
-
-    /// Lets the large room that had the ring `last` wait for the last of the next `verdicts`, if anybody in it is behind.
-    /// One that waits already waits for this one too, though not longer.
-    pub fn hold(&mut self, room: u32, last: u32, verdicts: usize, now_ms: u64) {
-        if let Some(hold) = self.held.as_mut().filter(|hold| hold.ring == last) {
-            hold.verdicts = verdicts;
-        }
-        let ring = self.rings.get_mut(last as usize).filter(|ring| ring.room == room && ring.since_held >= HELD_EVERY);
-        if let Some(ring) = ring
-            && self.held.is_none()
-            && self.unheld_until_ms <= now_ms
-        {
-            ring.since_held = 0;
-            self.held = Some(Hold { ring: last, verdicts, has_verdict: false, until_ms: now_ms + HOLD_MS });
-        }
-    }
-
-    /// There was a verdict.
-    pub fn note_verdict(&mut self) {
-        if let Some(hold) = &mut self.held {
-            hold.has_verdict = true;
-            hold.verdicts -= 1;
-            if hold.verdicts == 0 {
-                self.held = None;
-            }
-        }
-    }
-
-    /// Lets nobody wait any longer than is allowed.
-    pub fn expire(&mut self, now_ms: u64) {
-        if let Some(hold) = self.held.take_if(|hold| hold.until_ms <= now_ms)
-            && !hold.has_verdict
-        {
-            self.unheld_until_ms = now_ms + UNHELD_MS;
-        }
-    }
-
-    /// When [`SendQueues::expire`] is due.
-    pub fn due_ms(&self) -> Option<u64> {
-        self.held.as_ref().map(|hold| hold.until_ms)
     }
 
     /// The next connection to flush: at most `budget.express` of the first queue, then at most `budget.bulk` of the
@@ -181,16 +111,8 @@ impl SendQueues {
     fn next_bulk(&mut self) -> Option<u32> {
         loop {
             let number = *self.bulk.front()?;
-            if self.is_held(number) {
-                if self.bulk.len() == 1 {
-                    return None;
-                }
-                self.bulk.rotate_left(1);
-                continue;
-            }
             let ring = &mut self.rings[number as usize];
             if let Some(slot) = ring.slots.pop_front() {
-                ring.since_held = ring.since_held.saturating_add(1);
                 ring.left -= 1;
                 if ring.left == 0 {
                     ring.left = ROUND;
@@ -206,13 +128,9 @@ impl SendQueues {
         }
     }
 
-    fn is_held(&self, ring: u32) -> bool {
-        self.held.as_ref().is_some_and(|hold| hold.ring == ring)
-    }
-
-    /// Whether nobody waits, but perhaps for the store.
-    pub fn is_idle(&self) -> bool {
-        self.express.is_empty() && self.bulk.iter().all(|&ring| self.is_held(ring))
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.express.is_empty() && self.bulk.is_empty()
     }
 
     /// Frees what is empty and was long.
@@ -268,52 +186,6 @@ mod tests {
         let (first, second) = (0..ROUND, ROUND + 10..ROUND + 110);
         let expected: Vec<u32> = first.chain(second).chain([ROUND + 10]).chain(ROUND..ROUND + 10).collect();
         assert_eq!(order, expected);
-        assert!(queues.is_idle() && queues.rings.is_empty());
-    }
-
-    #[test]
-    fn a_room_waits_for_the_store_but_neither_long_nor_often() {
-        let (mut connections, mut pool, mut queues) =
-            (Connections::new(ShardId(0)), OutboxPool::default(), SendQueues::default());
-        let handle = pool.hold(vec![1; 8].into());
-        let mut rings = [NONE; 2];
-        for room in [0, 1] {
-            rings[room as usize] = queues.ring(room, NONE, 1_000);
-            for _ in 0..1_000 {
-                let slot = connections.insert(0).slot();
-                pool.link(&mut connections[slot].outbox, handle);
-                queues.bulk(&mut connections[slot], slot, rings[room as usize]);
-            }
-        }
-        // How many of a hundred writes each room gets.
-        let mut serve = |queues: &mut SendQueues| {
-            let mut budget = SendBudget { express: 0, bulk: 100 };
-            let mut counts = [0; 2];
-            while let Some(slot) = queues.next(&mut connections, &mut budget) {
-                counts[(slot / 1_000) as usize] += 1;
-            }
-            counts
-        };
-        let hold = |queues: &mut SendQueues, now_ms| queues.hold(0, rings[0], 2, now_ms);
-        hold(&mut queues, 10);
-        assert_eq!((serve(&mut queues), queues.due_ms()), ([0, 100], Some(15)));
-        queues.note_verdict();
-        assert_eq!(serve(&mut queues), [0, 100], "that was the verdict on something else");
-        queues.note_verdict();
-        assert_eq!((serve(&mut queues), queues.due_ms(), queues.is_idle()), ([0, 100], None, false));
-        for _ in 0..9 {
-            serve(&mut queues);
-        }
-        hold(&mut queues, 11);
-        queues.expire(15);
-        assert_eq!((serve(&mut queues), queues.due_ms()), ([0, 100], Some(16)));
-        queues.expire(16);
-        for _ in 0..5 {
-            serve(&mut queues);
-        }
-        hold(&mut queues, 17);
-        assert_eq!(queues.due_ms(), None, "the store is slow");
-        hold(&mut queues, 66);
-        assert_eq!((serve(&mut queues), queues.due_ms(), queues.is_idle()), ([0, 0], Some(71), true));
+        assert!(queues.is_empty() && queues.rings.is_empty());
     }
 }

@@ -203,7 +203,6 @@ impl Shard {
             }
         }
         self.now = now;
-        self.queues.expire(now.tick_ms);
     }
 
     /// Whether another connection can be accepted.
@@ -399,7 +398,7 @@ impl Shard {
     pub fn has_work(&self) -> bool {
         self.mail.has_local()
             || self.rooms.has_dirty()
-            || !self.queues.is_idle()
+            || !self.queues.is_empty()
             || !self.resumed.is_empty()
             || !self.fired.is_empty()
             || !self.dead.is_empty()
@@ -413,7 +412,6 @@ impl Shard {
             self.churn.due_ms(self.connections.len()),
             self.denials.due_ms(),
             self.rates.due_ms(),
-            self.queues.due_ms(),
         ];
         due_ms.into_iter().flatten().min()
     }
