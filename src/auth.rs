@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -23,6 +24,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use subtle::ConstantTimeEq;
 
+use crate::access::Grants;
 use crate::wire::value::{Id, put_json_string};
 
 /// Longest token that is looked at, in bytes.
@@ -116,6 +118,8 @@ pub struct Identity {
     pub expires_at_ms: Option<u64>,
     /// When the token was made, in milliseconds since the epoch; at most 2^53.
     pub issued_at_ms: Option<u64>,
+    /// The rooms that it grants, where a claim is read for that.
+    pub grants: Option<Arc<Grants>>,
 }
 
 /// Why a token does not verify. For logs and metrics: a peer only learns that it does not.
@@ -179,6 +183,7 @@ pub struct Keys {
     issuers: Vec<String>,
     audiences: Vec<String>,
     role_claim: String,
+    rooms_claim: Option<String>,
 }
 
 impl Keys {
@@ -191,6 +196,7 @@ impl Keys {
             issuers: Vec::new(),
             audiences: Vec::new(),
             role_claim: ROLE_CLAIM_DEFAULT.to_owned(),
+            rooms_claim: None,
         }
     }
 
@@ -215,6 +221,12 @@ impl Keys {
     /// Reads the role from the claim of this name.
     pub fn with_role_claim(mut self, name: String) -> Keys {
         self.role_claim = name;
+        self
+    }
+
+    /// Reads the rooms that a token grants from the claim of this name; from none unless there is one.
+    pub fn with_rooms_claim(mut self, name: Option<String>) -> Keys {
+        self.rooms_claim = name;
         self
     }
 
@@ -290,7 +302,7 @@ impl Keys {
 
     fn identify(&self, payload: &str, now_ms: u64) -> Result<Identity, TokenError> {
         let mut deserializer = serde_json::Deserializer::from_str(payload);
-        let seed = ClaimsSeed { role_claim: &self.role_claim };
+        let seed = ClaimsSeed { role_claim: &self.role_claim, rooms_claim: self.rooms_claim.as_deref() };
         let claims = seed
             .deserialize(&mut deserializer)
             .and_then(|claims| deserializer.end().map(|()| claims))
@@ -321,7 +333,9 @@ impl Keys {
             None if role == Role::Service => None,
             None => return Err(TokenError::User),
         };
-        Ok(Identity { user, role, expires_at_ms, issued_at_ms: issued_at.map(|time| whole_ms(time.floor())) })
+        let issued_at_ms = issued_at.map(|time| whole_ms(time.floor()));
+        let grants = claims.rooms.and_then(Grants::parse).map(Arc::new);
+        Ok(Identity { user, role, expires_at_ms, issued_at_ms, grants })
     }
 }
 
@@ -332,6 +346,7 @@ impl fmt::Debug for Keys {
             .field("issuers", &self.issuers)
             .field("audiences", &self.audiences)
             .field("role_claim", &self.role_claim)
+            .field("rooms_claim", &self.rooms_claim)
             .finish_non_exhaustive()
     }
 }
@@ -380,11 +395,13 @@ struct Claims<'a> {
     iss: Option<&'a RawValue>,
     aud: Option<&'a RawValue>,
     role: Option<&'a RawValue>,
+    rooms: Option<&'a RawValue>,
 }
 
-/// Reads [`Claims`] without building a map, the name of the role's claim being configurable.
+/// Reads [`Claims`] without building a map, two names being configurable.
 struct ClaimsSeed<'k> {
     role_claim: &'k str,
+    rooms_claim: Option<&'k str>,
 }
 
 impl<'de> DeserializeSeed<'de> for ClaimsSeed<'_> {
@@ -408,6 +425,9 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
             let value: &'de RawValue = map.next_value()?;
             if name.0 == self.role_claim {
                 claims.role = Some(value);
+            }
+            if Some(&*name.0) == self.rooms_claim {
+                claims.rooms = Some(value);
             }
             let slot = match name.0.as_ref() {
                 "userId" => &mut claims.user_id,

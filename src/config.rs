@@ -18,6 +18,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use crate::access::{Mode, Rules};
 use crate::auth::{ApiKey, Keys};
 use crate::error::Error;
 use crate::log::LogConfig;
@@ -75,6 +76,8 @@ pub struct Config {
     pub api_key: Option<ApiKey>,
     /// Web pages that may connect.
     pub origins: Origins,
+    /// Who may enter which room.
+    pub access: Rules,
     /// Where messages are kept.
     pub store: Store,
     /// Whether `/readyz` answers 503 while the store fails.
@@ -131,7 +134,7 @@ impl Config {
         let layers = Layers::collect(inputs)?;
         let mut reader = Reader { layers: &layers, effective: Vec::new() };
         let mut generated = Generated::default();
-        let keys = reader.keys(inputs.dev, &mut generated)?;
+        let mut keys = reader.keys(inputs.dev, &mut generated)?;
         let port_key = match layers.find(WS_PORT.key) {
             None if layers.find(PORT.key).is_some() => PORT,
             _ => WS_PORT,
@@ -155,6 +158,14 @@ impl Config {
         let expiry = CHAT_ENFORCE_EXPIRY;
         let enforce_expiry = reader.read(expiry, expiry.default, on_or_off)?;
         let origins = reader.read(CHAT_ORIGINS, CHAT_ORIGINS.default, Origins::parse)?;
+        let access = reader.read(CHAT_ROOM_ACCESS, CHAT_ROOM_ACCESS.default, Rules::parse)?;
+        let rooms_claim = reader.read(CHAT_ROOMS_CLAIM, CHAT_ROOMS_CLAIM.default, claim_name)?;
+        keys = keys.with_rooms_claim(access.has(Mode::Claims).then_some(rooms_claim));
+        if access.has(Mode::Members) && store == Store::None {
+            let rule = "CHAT_ROOM_ACCESS has the mode members, which is kept in the store, and CHAT_STORE is none: give \
+                        the path of a database file, or memory";
+            return Err(Error::Conflict { rule: rule.to_owned() });
+        }
         let log = LogConfig {
             level: reader.read(CHAT_LOG, CHAT_LOG.default, log_level)?,
             format: reader.read(CHAT_LOG_FORMAT, CHAT_LOG_FORMAT.default, log_format)?,
@@ -168,6 +179,7 @@ impl Config {
             keys,
             api_key,
             origins,
+            access,
             store,
             ready_requires_store,
             rates,
@@ -203,6 +215,7 @@ impl Config {
             keys: Keys::new(secret.as_bytes()),
             api_key: Some(ApiKey::new(api_key.as_bytes())),
             origins: Origins::Any,
+            access: Rules::open(),
             store: Store::None,
             ready_requires_store: false,
             rates: true,
@@ -297,7 +310,7 @@ impl Reader<'_> {
         let allowed = self.read(CHAT_JWT_ALGORITHMS, default, algorithms)?;
         let issuers = self.read(CHAT_JWT_ISSUER, "", names)?;
         let audiences = self.read(CHAT_JWT_AUDIENCE, "", names)?;
-        let claim = self.read(CHAT_ROLE_CLAIM, CHAT_ROLE_CLAIM.default, role_claim)?;
+        let claim = self.read(CHAT_ROLE_CLAIM, CHAT_ROLE_CLAIM.default, claim_name)?;
         Ok(keys.with_algorithms(allowed).with_issuers(issuers).with_audiences(audiences).with_role_claim(claim))
     }
 

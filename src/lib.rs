@@ -295,6 +295,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod access;
 mod allocator;
 pub mod auth;
 pub mod chat;

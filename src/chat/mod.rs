@@ -10,6 +10,7 @@ pub mod connection;
 pub mod desk;
 pub mod drain;
 pub mod echo;
+mod entry;
 pub mod envelope;
 pub mod history;
 mod homes;

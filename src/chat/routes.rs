@@ -8,9 +8,12 @@ use std::borrow::Cow;
 use super::closing::CloseReason;
 use super::connection::{Flag, Phase};
 use super::drain::Stage;
+use super::entry::denial;
 use super::http::Rest;
+use super::ids::UserId;
 use super::shard::Shard;
 use super::store::Actor;
+use crate::access::Right;
 use crate::auth::Role;
 use crate::config::Store;
 use crate::wire::client::ErrorCode;
@@ -102,6 +105,8 @@ pub struct Call<'a> {
     pub target: Target<'a>,
     /// Who asks.
     pub caller: Caller,
+    /// The user who asks about a room, where its home has to find out whether the one may.
+    pub visitor: Option<UserId>,
     /// The body; empty if there is none.
     pub body: &'a [u8],
     /// The header `Idempotency-Key`.
@@ -120,6 +125,8 @@ enum Route {
     Online,
     RoomEvents,
     ReadState,
+    Member,
+    Members,
     Room,
     Rooms,
     Broadcast,
@@ -145,6 +152,8 @@ impl Route {
             ["api", "chat", "rooms", _, "online"] => Self::Online,
             ["api", "chat", "rooms", _, "events"] => Self::RoomEvents,
             ["api", "chat", "rooms", _, "read", user] if !user.is_empty() => Self::ReadState,
+            ["api", "chat", "rooms", _, "members", user] if !user.is_empty() => Self::Member,
+            ["api", "chat", "rooms", _, "members"] => Self::Members,
             ["api", "chat", "rooms", room] if !room.is_empty() => Self::Room,
             ["api", "chat", "rooms"] => Self::Rooms,
             ["api", "chat", "broadcast"] => Self::Broadcast,
@@ -165,8 +174,8 @@ impl Route {
             Self::Online | Self::Rooms | Self::User | Self::UserRooms | Self::Feed => "GET, HEAD, OPTIONS",
             Self::RoomMessages | Self::Messages => "GET, HEAD, POST, OPTIONS",
             Self::Message => "PATCH, DELETE, OPTIONS",
-            Self::Reaction => "PUT, DELETE, OPTIONS",
-            Self::ReadState => "GET, HEAD, PUT, OPTIONS",
+            Self::Reaction | Self::Member => "PUT, DELETE, OPTIONS",
+            Self::ReadState | Self::Members => "GET, HEAD, PUT, OPTIONS",
             Self::Room => "DELETE, OPTIONS",
             Self::RoomEvents | Self::Broadcast | Self::UserEvents | Self::Disconnect | Self::Erase => "POST, OPTIONS",
         }
@@ -189,9 +198,16 @@ impl Route {
         match method {
             "POST" => !matches!(self, Self::Disconnect | Self::Erase),
             "PATCH" => true,
-            "PUT" => self == Self::ReadState,
+            "PUT" => matches!(self, Self::ReadState | Self::Members),
             _ => false,
         }
+    }
+
+    /// The room that a user asks about, and what is needed for that.
+    fn room<'a>(self, method: &str, target: &Target<'a>) -> Option<(Cow<'a, str>, Right)> {
+        let reads = matches!(method, "GET" | "HEAD") || self == Self::ReadState;
+        let room = if self == Self::Messages { target.query("roomId") } else { target.segments.get(3).cloned() };
+        Some((room?, if reads { Right::Read } else { Right::Write }))
     }
 
     /// The user for whom the call asks to act, in whichever way it says so.
@@ -241,8 +257,8 @@ impl Shard {
         if route.is_open() {
             return Handled::Now(self.health(route));
         }
-        let caller = match self.caller(head, route, &target) {
-            Ok(caller) => caller,
+        let (caller, visitor) = match self.caller(head, route, &target) {
+            Ok(found) => found,
             Err(rest) => return Handled::Now(rest),
         };
         let body = match check_body(head, route, body) {
@@ -251,7 +267,7 @@ impl Shard {
         };
         let idempotency_key = head.header("idempotency-key").map(|key| str::from_utf8(key).unwrap_or_default());
         let method = if head.method == "HEAD" { "GET" } else { head.method };
-        self.dispatch(route, &Call { slot, number, method, target, caller, body, idempotency_key })
+        self.dispatch(route, &Call { slot, number, method, target, caller, visitor, body, idempotency_key })
     }
 
     fn dispatch(&mut self, route: Route, call: &Call<'_>) -> Handled {
@@ -272,6 +288,10 @@ impl Shard {
             (Route::RoomEvents, _) => self.post_room_event(call),
             (Route::ReadState, "GET") => self.read_state(call),
             (Route::ReadState, _) => self.mark_read(call),
+            (Route::Member, "PUT") => self.put_member(call),
+            (Route::Member, _) => self.delete_member(call),
+            (Route::Members, "PUT") => self.replace_members(call),
+            (Route::Members, _) => self.list_members(call),
             (Route::Room, _) => self.remove_room(call),
             (Route::Rooms, _) => self.list_all_rooms(call),
             (Route::Broadcast, _) => self.post_broadcast(call),
@@ -316,8 +336,8 @@ impl Shard {
         }
     }
 
-    /// Who asks, and whether they may.
-    fn caller(&self, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
+    /// Who asks, and whether they may, as far as it can be told here; for the rest the user goes along.
+    fn caller(&self, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<(Caller, Option<UserId>), Rest> {
         let refuse = |text: &str| {
             let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
             rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
@@ -325,22 +345,28 @@ impl Shard {
         };
         if let Some(given) = head.header("x-api-key") {
             let known = self.config.api_key.as_ref().is_some_and(|key| key.matches(given));
-            return if known { Ok(Caller::Service) } else { Err(refuse("the API key is not known")) };
+            return if known { Ok((Caller::Service, None)) } else { Err(refuse("the API key is not known")) };
         }
         let Some(token) = bearer(head) else {
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
         };
         let Some(identity) = self.verify(token) else { return Err(refuse("the token does not verify")) };
-        let forbid = |text: &str| Err(Rest::error(403, ErrorCode::Forbidden, text));
-        let user = match (identity.role, identity.user) {
-            (Role::Service, _) => return Ok(Caller::Service),
-            (_, Some(user)) if route.is_for_users() => user,
-            _ => return forbid("this call is for services"),
+        let forbid = |text: &str| Rest::error(403, ErrorCode::Forbidden, text);
+        let user = match (identity.role, &identity.user) {
+            (Role::Service, _) => return Ok((Caller::Service, None)),
+            (_, Some(user)) if route.is_for_users() => user.clone(),
+            _ => return Err(forbid("this call is for services")),
         };
         if route.named_user(target).is_some_and(|named| named != user.text()) {
-            return forbid("a user may do this only as oneself");
+            return Err(forbid("a user may do this only as oneself"));
         }
-        Ok(if identity.role == Role::Moderator { Caller::Moderator(user) } else { Caller::User(user) })
+        let visitor = match route.room(head.method, target) {
+            Some((room, right)) => self.visitor(&identity, &room, right),
+            None => Ok(None),
+        };
+        let visitor = visitor.map_err(|level| forbid(denial(level).1))?;
+        let caller = if identity.role == Role::Moderator { Caller::Moderator(user) } else { Caller::User(user) };
+        Ok((caller, visitor))
     }
 
     /// Whether the connection may become a WebSocket; `open` makes it one.

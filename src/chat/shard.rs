@@ -21,6 +21,7 @@ use super::closing::CloseReason;
 use super::connection::{Connections, Flag, Phase};
 use super::desk::Desk;
 use super::drain::Stage;
+use super::entry::GrantTable;
 use super::envelope::{Batch, Envelope, Origin};
 use super::homes::RoomHomes;
 use super::ids::{ConnId, HashKey, SLOTS_MAX, ShardId};
@@ -110,6 +111,7 @@ pub struct Shard {
     /// Until then (tick clock) nobody is judged silent, since we were late ourselves.
     pub(super) lenient_until_ms: u64,
     pub(super) users: Users,
+    pub(super) grants: GrantTable,
     pub(super) local_rooms: LocalRooms,
     pub(super) joins: Slab<PendingJoin>,
     pub(super) mail: Mail,
@@ -148,6 +150,7 @@ impl Shard {
             fired: VecDeque::new(),
             lenient_until_ms: 0,
             users: Users::default(),
+            grants: GrantTable::default(),
             local_rooms: LocalRooms::default(),
             joins: Slab::new(),
             mail: Mail::new(id, shards, limits.shard_credits_max, limits.burst_window_bytes),
@@ -227,6 +230,8 @@ impl Shard {
                 self.handle_unsubscribe(from, &room, &user, conn, deflates);
             }
             Envelope::Burst { room, segments, ends, .. } => self.deliver(&room, &segments, ends),
+            Envelope::Remove { room, user, number } => self.handle_remove(from, room, &user, number),
+            Envelope::Removed { room, number } => self.handle_removed(from, &room, number),
             Envelope::UserGone { user, conn } => self.user_homes.leave(&user, conn),
             Envelope::Replace { conn } => {
                 if self.connections.is_current(conn) {

@@ -78,6 +78,10 @@ settings! {
         "Where set, a token's aud must name one of them.";
     CHAT_ROLE_CLAIM false, "chatRole", "1 to 128 bytes, none of userId, sub, exp, nbf, iat, iss, aud",
         "The claim that grants the rights of a service or moderator.";
+    CHAT_ROOM_ACCESS false, "open", "open, claims or members, or items pattern=mode such as project/*=members, separated by commas",
+        "Who may enter which room: of the patterns that match a room the first counts, and no match closes it.";
+    CHAT_ROOMS_CLAIM false, "rooms", "1 to 128 bytes, none of userId, sub, exp, nbf, iat, iss, aud",
+        "The claim that lists the rooms of a token where the mode is claims.";
     CHAT_LOG false, "info", "off, error, warn, info, debug or trace",
         "The least severe level that is logged.";
     CHAT_LOG_FORMAT false, "auto", "auto, text or json",
@@ -142,7 +146,7 @@ pub(crate) fn algorithms(text: &str) -> Option<Vec<Algorithm>> {
     names.collect()
 }
 
-pub(crate) fn role_claim(text: &str) -> Option<String> {
+pub(crate) fn claim_name(text: &str) -> Option<String> {
     let taken = ["userId", "sub", "exp", "nbf", "iat", "iss", "aud"].contains(&text);
     ((1..=128).contains(&text.len()) && !taken).then(|| text.to_owned())
 }
@@ -195,9 +199,9 @@ mod tests {
         for bad in ["", "none", "hs256", "HS256,", "RS256"] {
             assert_eq!(algorithms(bad), None, "{bad}");
         }
-        assert_eq!(role_claim("role"), Some("role".into()));
+        assert_eq!(claim_name("role"), Some("role".into()));
         for bad in ["", "userId", "sub", "exp"] {
-            assert_eq!(role_claim(bad), None, "{bad}");
+            assert_eq!(claim_name(bad), None, "{bad}");
         }
         assert_eq!(on_or_off("true"), None);
         assert_eq!(log_level("INFO"), None);

@@ -13,6 +13,7 @@ mod feed;
 pub mod import;
 mod import_line;
 pub mod ledger;
+mod members;
 pub mod reader;
 mod readers;
 pub mod retention;

@@ -167,12 +167,13 @@ impl Step<'_> {
 
     /// Removes rows of rooms that have no name any more. Returns whether the step is over with it.
     fn clear_removed_rooms(&mut self) -> rusqlite::Result<bool> {
-        const ROWS: [&str; 5] = [
+        const ROWS: [&str; 6] = [
             "DELETE FROM event WHERE position IN (SELECT position FROM event WHERE room = ?1 AND is_message = 1 LIMIT ?2)",
             "DELETE FROM event WHERE position IN (SELECT position FROM event WHERE room = ?1 AND is_message = 0 LIMIT ?2)",
             "DELETE FROM reaction WHERE room = ?1 AND (message_id, emoji, user) IN \
              (SELECT message_id, emoji, user FROM reaction WHERE room = ?1 LIMIT ?2)",
             "DELETE FROM reader WHERE room = ?1 AND user IN (SELECT user FROM reader WHERE room = ?1 LIMIT ?2)",
+            "DELETE FROM member WHERE room = ?1 AND user IN (SELECT user FROM member WHERE room = ?1 LIMIT ?2)",
             "DELETE FROM idempotency WHERE number IN (SELECT number FROM idempotency WHERE room = ?1 LIMIT ?2)",
         ];
         loop {
