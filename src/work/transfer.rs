@@ -1,8 +1,8 @@
 //! `export` and `import`: the store as lines of JSON.
 //!
 //! Owns the form. First come all events that are kept, in the order of their commits and as they were sent, but for
-//! messages, which are as they are now; then `read_mark` lines, how far users have read; then `members_replaced` and
-//! `member` lines, who may enter rooms; then a `room_position` line for each room of which nothing is kept but how far it
+//! messages, which are as they are now; then `read_mark` lines, how far users have read; then `member` and
+//! `members_replaced` lines, who may enter rooms; then a `room_position` line for each room of which nothing is kept but how far it
 //! had come. An export reads one state of the store, also while a
 //! server writes it; an import needs it alone.
 
@@ -106,9 +106,10 @@ fn export(connection: &mut Connection, store: &Path, mut out: impl Write, name: 
             exported.events += 1;
         }
     }
-    for (sql, kind) in
-        [(MARKS, Other::Mark), (REPLACED, Other::Replaced), (MEMBERS, Other::Member), (POSITIONS, Other::Position)]
-    {
+    // A replacement says of whom there is no other line, so it comes behind those.
+    let others = [Other::Mark, Other::Member, Other::Replaced, Other::Position];
+    for kind in others {
+        let sql = kind.sql();
         let mut lines = transaction.prepare(sql).map_err(read)?;
         let lines = lines.query_map([], |row| kind.line(row)).map_err(read)?;
         for line in lines {
@@ -134,6 +135,15 @@ enum Other {
 }
 
 impl Other {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Mark => MARKS,
+            Self::Replaced => REPLACED,
+            Self::Member => MEMBERS,
+            Self::Position => POSITIONS,
+        }
+    }
+
     /// The line of a row that begins with the room's name and a number.
     fn line(self, row: &Row<'_>) -> rusqlite::Result<Vec<u8>> {
         let (kind, number) = match self {
