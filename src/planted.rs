@@ -39,8 +39,8 @@ pub enum Bug {
     ErasedInMemory,
     /// A membership is changed by what brings an older version.
     StaleMember,
-    /// Who loses access is removed before the joins of the turn are answered.
-    RevokeBeforeJoin,
+    /// A join that waits for what was missed is not judged again when that has come.
+    JudgedOnce,
     /// What a user asks does not wait for a change of the membership that is under way.
     WriteOvertakesRevoke,
     /// What was read of a membership counts although the membership has changed since.
@@ -67,7 +67,7 @@ impl Bug {
         Bug::JoinedAtAssigned,
         Bug::ErasedInMemory,
         Bug::StaleMember,
-        Bug::RevokeBeforeJoin,
+        Bug::JudgedOnce,
         Bug::WriteOvertakesRevoke,
         Bug::OldMembership,
     ];

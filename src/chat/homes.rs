@@ -247,19 +247,16 @@ impl Shard {
                 let (room, ends) = (entry.name.clone(), frozen.ends);
                 self.mail.post(target, Envelope::Burst { room, segments, bytes, ends });
             }
-            let (name, removals) = (entry.name.clone(), frozen.removals);
-            let remove = |(target, user, number)| (target, Envelope::Remove { room: name.clone(), user, number });
-            let (early, late) =
-                if planted::is(Bug::RevokeBeforeJoin) { (removals, vec![]) } else { (vec![], removals) };
-            early.into_iter().map(&remove).for_each(|(target, envelope)| self.mail.post(target, envelope));
             for (target, user, frame) in frozen.to_users {
                 self.mail.post(target, Envelope::ToUser { user, frame });
             }
             for (target, reply) in frozen.replies {
                 self.mail.reply(target, reply);
             }
-            late.into_iter().map(&remove).for_each(|(target, envelope)| self.mail.post(target, envelope));
-            let entry = &mut self.rooms.entries[number as usize];
+            // Behind the answers, so that nobody comes in by one of them afterwards.
+            for (target, user, number) in frozen.removals {
+                self.mail.post(target, Envelope::Remove { room: entry.name.clone(), user, number });
+            }
             if entry.room.is_dead(self.now) {
                 self.rooms.remove(number);
                 self.churn.note();
