@@ -82,7 +82,7 @@ impl Shard {
     fn dismiss(&mut self, slot: u32, number: u32, reason: &str) {
         let (room, now) = (self.local_rooms[number].name.clone(), self.now.wall_ms);
         let user = self.users.id(self.connections[slot].user).text();
-        tracing::info!(user = ?user, room = ?room, reason, "removed from a room");
+        tracing::debug!(user = ?user, room = ?room, reason, "removed from a room");
         self.send_json(slot, |out| event::removed_from_room(out, room.text(), reason, now));
         // Being told may have closed it, and then it is in no room any more.
         self.remove_member(slot, number);
