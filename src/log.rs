@@ -2,6 +2,10 @@
 //!
 //! Owns the set-up of `tracing`. Lines go through a bounded queue to a writer thread and are dropped when the queue is full, so a thread that logs never waits for a
 //! terminal or a pipe. Must not know what is logged.
+//!
+//! What a peer chose is logged as a field of its own, never within the message: then both forms quote it and escape what
+//! would end the line or the quotes. The text form escapes every character that does not show; so does JSON here, where
+//! the standard would leave those be that turn the direction of writing.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -84,13 +88,12 @@ pub fn init(config: LogConfig) -> Result<Guard, Error> {
     };
     let queue = Queue::start(LINES_WAITING_MAX, io::stderr())?;
     let guard = Guard { queue: queue.clone() };
-    let lines =
-        tracing_subscriber::fmt().with_max_level(config.level).with_writer(move || queue.clone()).with_target(false);
+    let lines = tracing_subscriber::fmt().with_max_level(config.level).with_target(false);
     let started = if json {
-        let lines = lines.json().flatten_event(true).finish();
+        let lines = lines.json().flatten_event(true).with_writer(move || queue.to_json()).finish();
         tracing::subscriber::set_global_default(lines)
     } else {
-        let lines = lines.with_ansi(terminal).finish();
+        let lines = lines.with_ansi(terminal).with_writer(move || queue.clone()).finish();
         tracing::subscriber::set_global_default(lines)
     };
     started.map_err(|error| Error::System { action: "start logging", source: io::Error::other(error) })?;
@@ -103,6 +106,7 @@ pub fn init(config: LogConfig) -> Result<Guard, Error> {
 struct Queue {
     entries: SyncSender<Entry>,
     dropped: Arc<AtomicU64>,
+    is_json: bool,
 }
 
 enum Entry {
@@ -116,13 +120,19 @@ impl Queue {
         let thread = thread::Builder::new().name("log".to_owned());
         let started = thread.spawn(move || write_lines(&waiting, target));
         started.map_err(|source| Error::System { action: "start the thread that writes the log", source })?;
-        Ok(Queue { entries, dropped: Arc::default() })
+        Ok(Queue { entries, dropped: Arc::default(), is_json: false })
+    }
+
+    /// The same way for lines of JSON.
+    fn to_json(&self) -> Queue {
+        Queue { is_json: true, ..self.clone() }
     }
 }
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.entries.try_send(Entry::Line(line.to_vec())).is_err() {
+        let text = if self.is_json { show_all(line) } else { line.to_vec() };
+        if self.entries.try_send(Entry::Line(text)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -131,6 +141,22 @@ impl Write for Queue {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A line of JSON in which each character that does not show is escaped. Such ones stand within strings only, since what
+/// is outside of them is ASCII.
+fn show_all(line: &[u8]) -> Vec<u8> {
+    let Ok(text) = str::from_utf8(line) else { return line.to_vec() };
+    let shows = |c: char| c == '\n' || c != '\u{7f}' && (c.is_ascii() || c.escape_debug().len() == 1);
+    let mut shown = String::with_capacity(line.len());
+    for c in text.chars() {
+        if shows(c) {
+            shown.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| shown.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    shown.into_bytes()
 }
 
 fn write_lines(waiting: &Receiver<Entry>, mut target: impl Write) {
@@ -187,6 +213,17 @@ mod tests {
         assert!(begun.elapsed() < FLUSH_MAX * 5);
         drop(open);
         assert_eq!(written.recv(), Ok("line".to_owned()));
+    }
+
+    #[test]
+    fn no_line_of_json_has_a_character_that_does_not_show() {
+        let line = "{\"user\":\"a\u{202e}b\u{2028}\u{7f}\u{85}\u{feff}\u{e0001}é👍\"}\n";
+        let shown = String::from_utf8(show_all(line.as_bytes())).unwrap();
+        let escaped = r#"{"user":"a\u202eb\u2028\u007f\u0085\ufeff\udb40\udc01é👍"}"#;
+        assert_eq!(shown, format!("{escaped}\n"));
+        let (read, written): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_str(&shown).unwrap(), serde_json::from_str(line).unwrap());
+        assert_eq!(read, written);
     }
 
     #[test]

@@ -10,29 +10,35 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::access::Mode;
 use crate::chat::drain::Stage;
 use crate::chat::ids::{HashKey, ShardId};
+use crate::chat::job::{Done, Verify};
 use crate::chat::shard::{Gauges, Shard, ShardSetup};
 use crate::chat::store::StoreFacts;
-use crate::config::{self, Config};
+use crate::config::{self, Config, TlsFiles};
 use crate::error::Error;
 use crate::reactor::io::Post;
 use crate::reactor::jobs::Jobs;
 use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
+use crate::reactor::tls::{Certificates, Tls};
 use crate::reactor::turn::{Budgets, Reactor};
+use crate::work::certificates::Loaded;
+use crate::work::crew::{self, Crew};
+use crate::work::keyring::{KeyThread, SharedKeyring};
 use crate::work::store::{Store, StoreThreads};
+use crate::work::watch::{Watch, WatchThread};
 
 /// How long shards may take over what has no window of its own.
 const STAGE_MAX: Duration = Duration::from_secs(5);
 /// What the end of the window may be late.
 const WINDOW_GRACE: Duration = Duration::from_millis(750);
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT; SIGHUP has read again what can be.
 ///
 /// # Errors
 /// What keeps the server from starting, or a poll that fails.
@@ -46,12 +52,12 @@ pub fn run(config: Config) -> Result<(), Error> {
 /// # Errors
 /// As those of [`run`].
 pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), Error> {
-    let signals = signals()?;
+    let signals = Signalled::listen()?;
     let raised = config::raise_limit();
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let server = Server::start(Arc::new(config))?;
+    let server = Server::start(Arc::new(config), signals.reload)?;
     tracing::info!(address = %server.address, threads = server.mailers.len(), "listening");
     warn_of_open_rooms(&server.config);
     announce(server.address);
@@ -61,7 +67,7 @@ pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Resul
         let _ = io::stdout().write_all(banner.as_bytes()).and_then(|()| io::stdout().flush());
     }
     // A send is also lost when every shard has ended: then there is nothing left to serve.
-    let signal = signals.recv().unwrap_or(SIGTERM);
+    let signal = signals.end.recv().unwrap_or(SIGTERM);
     tracing::info!(signal, "stopping");
     server.stop()
 }
@@ -75,21 +81,37 @@ fn warn_of_open_rooms(config: &Config) {
     }
 }
 
-/// Delivers the first signal; a second one ends the process at once.
-fn signals() -> Result<Receiver<i32>, Error> {
-    let fail = |source| Error::System { action: "listen for signals", source };
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(fail)?;
-    let (sender, receiver) = bounded(1);
-    let wait = move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
-                std::process::exit(128 + signal);
+/// What the process is told by signals.
+struct Signalled {
+    /// The first that ends it; a second one does at once.
+    end: Receiver<i32>,
+    /// SIGHUP, several that come together once.
+    reload: Receiver<()>,
+}
+
+impl Signalled {
+    fn listen() -> Result<Self, Error> {
+        let fail = |source| Error::System { action: "listen for signals", source };
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(fail)?;
+        let (sender, end) = bounded(1);
+        let (demand, reload) = bounded(1);
+        let wait = move || {
+            let mut ending = false;
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    // One that is waiting to be obeyed stands for this one as well.
+                    let _ = demand.try_send(());
+                } else if ending {
+                    std::process::exit(128 + signal);
+                } else {
+                    ending = true;
+                    let _ = sender.send(signal);
+                }
             }
-            let _ = sender.send(signal);
-        }
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(fail)?;
-    Ok(receiver)
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(fail)?;
+        Ok(Self { end, reload })
+    }
 }
 
 struct Server {
@@ -100,10 +122,13 @@ struct Server {
     reports: Receiver<(ShardId, Stage)>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     store: Option<StoreThreads>,
+    watch: Option<WatchThread>,
+    keys: Option<KeyThread>,
+    checks: Option<Crew<Box<Verify>>>,
 }
 
 impl Server {
-    fn start(config: Arc<Config>) -> Result<Self, Error> {
+    fn start(mut config: Arc<Config>, reload: Receiver<()>) -> Result<Self, Error> {
         let wanted = SocketAddr::new(config.listen, config.port);
         let send_buffer_bytes = config.limits.socket_send_buffer_bytes;
         let bind = |source| Error::Bind { address: wanted, source };
@@ -126,8 +151,17 @@ impl Server {
         let gauges = Arc::new(Gauges::default());
         let facts = store.as_ref().map(Store::facts);
         let store = store.map(|store| store.start(&mailers, &gauges)).transpose()?;
-        let mut server = Self { config, address, started, mailers, reports, threads: Vec::new(), store };
-        server.spawn(endpoints, &reporter, &gauges, facts.as_ref()).map_err(system)?;
+        // What can be read again is added here; its closure hands it on with `tell`.
+        let mut watch = Watch::default();
+        let certificates =
+            config.tls.as_ref().map(|files| watch_certificates(files, &mailers, &mut watch)).transpose()?;
+        let keyring = SharedKeyring::open(&config, &mut watch)?;
+        let keys = keyring.start(&config, &mailers, &mut watch)?;
+        Arc::make_mut(&mut config).credentials = keyring.credentials();
+        let checks = Some(crew_of_checks(&config, &mailers).map_err(system)?);
+        let (watch, threads) = (Some(watch.start(reload)?), Vec::new());
+        let mut server = Self { config, address, started, mailers, reports, threads, store, watch, keys, checks };
+        server.spawn(endpoints, &reporter, &gauges, facts.as_ref(), certificates.as_ref()).map_err(system)?;
         Ok(server)
     }
 
@@ -137,6 +171,7 @@ impl Server {
         reporter: &Sender<(ShardId, Stage)>,
         gauges: &Arc<Gauges>,
         store: Option<&StoreFacts>,
+        certificates: Option<&Arc<Certificates>>,
     ) -> io::Result<()> {
         let key = HashKey::new(random()?);
         let shards = endpoints.len();
@@ -145,11 +180,14 @@ impl Server {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
-            let (store, jobs): (_, Option<Jobs>) = (store.cloned(), self.store.as_ref().map(|store| store.jobs(id)));
+            let store = store.cloned();
+            let jobs = self.jobs(id);
+            let kept_bytes_max = (self.config.limits.tls_pool_bytes / shards).max(1);
+            let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max));
             let work = move || {
                 let setup = ShardSetup { config, id, shards, key, seed, gauges, store };
                 let shard = Shard::new(setup, clock(started));
-                let io = MioIo::new(id, endpoint, mailers, reporter, jobs, started, shards > cores);
+                let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, shards > cores);
                 Reactor::with_budgets(shard, id, shards, io, Budgets::sharing(shards, cores)).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
@@ -157,8 +195,18 @@ impl Server {
         Ok(())
     }
 
+    fn jobs(&self, shard: ShardId) -> Jobs {
+        let jobs = Jobs::new(shard).with_store(self.store.as_ref().map(StoreThreads::jobs));
+        let jobs = jobs.with_searches(self.keys.as_ref().map(KeyThread::searches));
+        match &self.checks {
+            Some(checks) => jobs.with_checks(checks.queue(shard)),
+            None => jobs,
+        }
+    }
+
     /// Leads all shards through the stages of stopping, each to the end before the next.
     fn stop(mut self) -> Result<(), Error> {
+        self.watch = None;
         let limits = &self.config.limits;
         self.lead(Stage::Notice, STAGE_MAX);
         std::thread::sleep(Duration::from_millis(limits.drain_delay_ms));
@@ -168,7 +216,7 @@ impl Server {
         let mut waiting = self.lead(Stage::Close, window);
         if !waiting.is_empty() {
             tracing::warn!("connections are left at the end of the window");
-            self.tell(|| Post::WindowOver);
+            tell(&self.mailers, || Post::WindowOver);
             self.await_all(Stage::Close, STAGE_MAX, &mut waiting);
         }
         self.lead(Stage::Settle, STAGE_MAX);
@@ -176,7 +224,10 @@ impl Server {
             tracing::info!(stage = %"Store", "stopping");
             store.stop();
         }
-        self.tell(|| Post::End);
+        if let Some(checks) = self.checks.take() {
+            checks.stop();
+        }
+        tell(&self.mailers, || Post::End);
         for thread in self.threads {
             if let Ok(Err(source)) = thread.join() {
                 return Err(Error::System { action: "poll for events", source });
@@ -189,7 +240,7 @@ impl Server {
     /// Names a stage to all shards and waits for at most `max`; returns those that have not reached it.
     fn lead(&self, stage: Stage, max: Duration) -> Vec<ShardId> {
         tracing::info!(?stage, "stopping");
-        self.tell(|| Post::Stage(stage));
+        tell(&self.mailers, || Post::Stage(stage));
         let mut waiting = (0..self.mailers.len() as u16).map(ShardId).collect();
         self.await_all(stage, max, &mut waiting);
         waiting
@@ -206,13 +257,45 @@ impl Server {
             }
         }
     }
+}
 
-    fn tell(&self, post: impl Fn() -> Post) {
-        for mailer in &self.mailers {
-            // A thread that has ended needs to be told nothing.
-            let _ = mailer.post(post());
+/// Reads the files of TLS, now and whenever they change.
+fn watch_certificates(
+    files: &TlsFiles,
+    mailers: &[Mailer<Post>],
+    watch: &mut Watch,
+) -> Result<Arc<Certificates>, Error> {
+    let read = |files: &TlsFiles| {
+        let loaded = Loaded::read(files)?;
+        if let Some(warning) = &loaded.warning {
+            tracing::warn!(file = %files.certificate.display(), "{warning}");
         }
+        Ok::<_, Error>(loaded.certificates)
+    };
+    let paths = [Some(&files.certificate), Some(&files.key), files.client_authorities.as_ref()];
+    let paths = paths.into_iter().flatten().cloned().collect();
+    let (again, mailers) = (files.clone(), mailers.to_vec());
+    watch.add("the TLS certificate", paths, move || {
+        let certificates = read(&again).map_err(|error| error.to_string())?;
+        tell(&mailers, || Post::Certificates(Arc::clone(&certificates)));
+        Ok(())
+    });
+    read(files)
+}
+
+/// Tells all shards, waiting for room in their mailboxes.
+fn tell(mailers: &[Mailer<Post>], post: impl Fn() -> Post) {
+    for mailer in mailers {
+        // A thread that has ended needs to be told nothing.
+        let _ = mailer.post(post());
     }
+}
+
+/// The threads that verify what is signed with a private key.
+fn crew_of_checks(config: &Config, mailers: &[Mailer<Post>]) -> io::Result<Crew<Box<Verify>>> {
+    let post = crew::poster(mailers);
+    let work = move |shard, verify: Box<Verify>| post(shard, Done::Verified(verify.run().into()));
+    Crew::start("tokens", config.limits.token_threads, mailers.len(), work)
 }
 
 /// The address to listen on, with the port that the system chose if none was asked for.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -150,7 +151,7 @@ fn options(path: &str) -> String {
     };
     let mut shard = Shard::new(setup, now);
     shard.begin_turn(now);
-    let conn = shard.handle_accept();
+    let conn = shard.handle_accept(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut request = format!("OPTIONS {path} HTTP/1.1\r\nHost: chat\r\n\r\n").into_bytes();
     shard.handle_input(conn.slot(), &mut request);
     let (mut answer, mut budget) = (Vec::new(), SendBudget { express: 100, bulk: 100 });

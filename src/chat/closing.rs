@@ -94,10 +94,6 @@ impl CloseReason {
     fn ends_input(&self) -> bool {
         matches!(self, Self::Violation(_) | Self::InputPoolFull)
     }
-
-    fn is_abnormal(&self) -> bool {
-        !matches!(self, Self::GoingAway | Self::Expired | Self::NoToken)
-    }
 }
 
 impl Shard {
@@ -110,12 +106,8 @@ impl Shard {
             Phase::Http => return self.kill(slot),
             _ => {}
         }
-        if reason.is_abnormal() {
-            let user = if conn.user == NONE { "" } else { self.users.id(conn.user).text() };
-            let (code, label, text) = (reason.code(), reason.label(), reason.text());
-            tracing::info!(user = ?user, code, reason = label, text = ?text, "connection dismissed");
-        }
         let begun = conn.phase == Phase::Closing;
+        self.deny_further(slot, reason);
         let (upgrade, partial, tail) = self.take_stream(slot);
         self.leave_everything(slot);
         if !begun {
@@ -166,7 +158,7 @@ impl Shard {
 
     /// A connection that has nothing left to send goes on as if it had just sent it.
     fn drained_already(&mut self, slot: u32) {
-        if self.connections[slot].outbox.is_empty() {
+        if !self.connections[slot].has_unsent() {
             self.handle_drained(slot);
         }
     }
@@ -207,8 +199,23 @@ impl Shard {
         match conn.phase {
             // Who asked and shut its side is still answered.
             Phase::Http => self.http_ended(slot),
-            Phase::Lingering if !conn.outbox.is_empty() => {}
+            Phase::Lingering if conn.has_unsent() => {}
             _ => self.kill(slot),
+        }
+    }
+
+    /// The peer has shown a certificate that is trusted.
+    pub fn handle_certificate(&mut self, slot: u32) {
+        self.connections[slot].mark(Flag::Certified);
+    }
+
+    /// The transport takes nothing more from the peer, and has said so; it is given the time to read that.
+    pub fn handle_refusal(&mut self, slot: u32) {
+        if self.connections[slot].phase == Phase::Http {
+            self.pool.clear(&mut self.connections[slot].outbox);
+            self.linger(slot);
+        } else if self.connections[slot].phase != Phase::Lingering {
+            self.kill(slot);
         }
     }
 
@@ -236,8 +243,9 @@ impl Shard {
         if number != NONE {
             let user = self.users.id(number).clone();
             self.users.leave(number, slot);
+            let debts = self.leave_debts(slot, &user);
             let target = home(user.hash_code(), self.shards);
-            self.mail.post(target, Envelope::UserGone { user, conn: id });
+            self.mail.post(target, Envelope::UserGone { user, conn: id, debts });
         }
         let conn = &mut self.connections[slot];
         if conn.has(Flag::Counted) {
@@ -250,5 +258,6 @@ impl Shard {
         if let Some(extra) = self.connections[slot].extra.take() {
             self.input_bytes -= extra.charged;
         }
+        self.connections[slot].unmark(Flag::Checking);
     }
 }

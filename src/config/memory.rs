@@ -14,6 +14,8 @@ pub const THREAD_BYTES: u64 = 8 << 20;
 pub const CODEC_BYTES: u64 = 3 << 20;
 /// A connection with its identity, index entries and two rooms.
 pub const SLOT_BYTES: u64 = 320;
+/// A session of TLS with its keys, as measured with the allocator's share.
+pub const TLS_SESSION_BYTES: u64 = 5 << 10;
 /// A room that a connection is in, beyond the two that its slot holds.
 pub const MEMBERSHIP_BYTES: u64 = 40;
 /// Rooms that a slot holds.
@@ -24,6 +26,8 @@ pub const ROOM_BYTES: u64 = 1024;
 pub const PENDING_JOIN_BYTES: u64 = 128;
 /// An idempotency entry or a revocation.
 pub const ENTRY_BYTES: u64 = 512;
+/// A user who owes something, in one of the two tables of a thread.
+pub const DEBTOR_BYTES: u64 = 96;
 /// The page caches of the store: 8 MiB to write, 4 for each of two that read and for the one that writes the log back;
 /// and the stacks and prepared statements of their threads.
 pub const STORE_BASE_BYTES: u64 = 32 << 20;
@@ -73,6 +77,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         threads * count(limits.pending_joins_max) * PENDING_JOIN_BYTES,
         threads * count(limits.mailbox_batches_max) * BATCH_BYTES,
         entries * ENTRY_BYTES,
+        threads * count(limits.rate_users_max) * 2 * DEBTOR_BYTES,
     ];
     let store = match config.store {
         Store::None => 0,
@@ -80,12 +85,17 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
             STORE_BASE_BYTES + count(limits.store_bytes_max) + count(limits.store_reads_max) * READ_BYTES
         }
     };
+    let tls = match config.tls {
+        None => 0,
+        Some(_) => connections * TLS_SESSION_BYTES + count(limits.tls_pool_bytes),
+    };
     // While a message is inflated or compressed, its buffers are as large as it is.
     let codec = CODEC_BYTES + count(limits.message_bytes_max) + 2 * count(limits.body_bytes_max);
     MemoryBound {
         parts: vec![
             ("base", BASE_BYTES + threads * THREAD_BYTES),
             ("connections", connections * SLOT_BYTES),
+            ("TLS, its sessions and pool", tls),
             ("rooms beyond two per connection", connections * rooms_beyond * MEMBERSHIP_BYTES),
             ("rooms", count(limits.rooms_max) * ROOM_BYTES),
             ("segment pool", count(limits.segment_pool_bytes)),

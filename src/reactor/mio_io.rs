@@ -1,7 +1,8 @@
 //! The world as mio shows it: the only system calls of the event loops.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
@@ -10,15 +11,16 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::io::{Event, Io, Post};
+use super::io::{Event, Io, Post, Received, Written};
 use super::jobs::Jobs;
 use super::mailbox::{Mailbox, Mailer, mailbox};
+use super::tls::{Certificates, Tls};
 use crate::allocator;
 use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::store::Job;
+use crate::chat::job::Job;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -32,10 +34,12 @@ pub struct MioIo {
     events: Events,
     listener: Option<TcpListener>,
     sockets: Vec<Option<TcpStream>>,
+    /// What stands between sockets and chat, if anything does.
+    tls: Option<Tls>,
     mailbox: Mailbox<Post>,
     mailers: Vec<Mailer<Post>>,
     reports: Sender<(ShardId, Stage)>,
-    jobs: Option<Jobs>,
+    jobs: Jobs,
     started: Instant,
     /// There are more event loops than cores.
     is_crowded: bool,
@@ -63,26 +67,23 @@ impl Endpoint {
 }
 
 impl MioIo {
-    /// The world of shard `id`. `jobs` leads to the store, if there is one; `started` is where the tick clock begins, the
-    /// same for all shards; `is_crowded` says that there are more of them than cores.
+    /// The world of shard `id`. With `tls` all its connections are; `jobs` leads to the threads that may block; `started`
+    /// is where the tick clock begins, the same for all shards; `is_crowded` says that there are more of them than cores.
+    #[expect(clippy::too_many_arguments, reason = "what a thread is given at its start")]
     pub fn new(
         id: ShardId,
         endpoint: Endpoint,
+        tls: Option<Tls>,
         mailers: Vec<Mailer<Post>>,
         reports: Sender<(ShardId, Stage)>,
-        jobs: Option<Jobs>,
+        jobs: Jobs,
         started: Instant,
         is_crowded: bool,
     ) -> Self {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
         let (listener, sockets) = (Some(listener), Vec::new());
-        Self { id, poll, events, listener, sockets, mailbox, mailers, reports, jobs, started, is_crowded }
-    }
-
-    fn socket(&mut self, slot: u32) -> io::Result<&mut TcpStream> {
-        let socket = self.sockets.get_mut(slot as usize).and_then(Option::as_mut);
-        socket.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+        Self { id, poll, events, listener, sockets, tls, mailbox, mailers, reports, jobs, started, is_crowded }
     }
 }
 
@@ -105,7 +106,17 @@ impl Io for MioIo {
                     self.mailbox.clear_wake();
                     events.push(Event::Woken);
                 }
-                token => events.push(socket_event(token, event)),
+                token => {
+                    let mut event = socket_event(token, event);
+                    if let (Some(tls), Event::Socket { conn, writable, .. }) = (&mut self.tls, &mut event)
+                        && *writable
+                    {
+                        // The shard has handed over all that waits before it.
+                        let slot = conn.slot();
+                        *writable = socket(&mut self.sockets, slot).is_ok_and(|socket| tls.flush(slot, socket));
+                    }
+                    events.push(event);
+                }
             }
         }
         Ok(())
@@ -115,9 +126,9 @@ impl Io for MioIo {
         clock(self.started)
     }
 
-    fn accept(&mut self) -> io::Result<TcpStream> {
+    fn accept(&mut self) -> io::Result<(TcpStream, IpAddr)> {
         let listener = self.listener.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock))?;
-        listener.accept().map(|(socket, _)| socket)
+        listener.accept().map(|(socket, address)| (socket, address.ip()))
     }
 
     fn register(&mut self, mut socket: TcpStream, conn: ConnId) -> io::Result<()> {
@@ -135,24 +146,52 @@ impl Io for MioIo {
         self.listener = None;
     }
 
-    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket(slot)?.read(buffer)
+    fn is_opening(&self, slot: u32) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_opening(slot))
     }
 
-    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let socket = self.socket(slot)?;
-        match slices {
-            [one] => socket.write(one),
-            _ => socket.write_vectored(slices),
+    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received> {
+        let socket = socket(&mut self.sockets, slot)?;
+        match &mut self.tls {
+            None => socket.read(buffer).map(|bytes| Received::plain(bytes, buffer.len())),
+            Some(tls) => tls.read(slot, socket, buffer),
         }
     }
 
+    fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        socket(&mut self.sockets, slot)?.peek(buffer)
+    }
+
+    fn take(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        socket(&mut self.sockets, slot)?.read(buffer)
+    }
+
+    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written> {
+        let socket = socket(&mut self.sockets, slot)?;
+        if let Some(tls) = &mut self.tls {
+            return tls.write(slot, socket, slices);
+        }
+        let written = match slices {
+            [one] => socket.write(one),
+            _ => socket.write_vectored(slices),
+        };
+        written.map(|bytes| Written::plain(bytes, slices.iter().map(|slice| slice.len()).sum()))
+    }
+
     fn shut(&mut self, slot: u32) {
+        let Ok(socket) = socket(&mut self.sockets, slot) else { return };
+        if let Some(tls) = &mut self.tls {
+            tls.take_leave(slot, socket);
+        }
         // A peer that is gone already is no news.
-        let _ = self.socket(slot).and_then(|socket| socket.shutdown(Shutdown::Write));
+        let _ = socket.shutdown(Shutdown::Write);
     }
 
     fn close(&mut self, slot: u32) {
+        if let (Some(tls), Ok(socket)) = (&mut self.tls, socket(&mut self.sockets, slot)) {
+            tls.take_leave(slot, socket);
+            tls.remove(slot);
+        }
         // Closing the descriptor takes it out of the poll.
         if let Some(socket) = self.sockets.get_mut(slot as usize) {
             *socket = None;
@@ -171,9 +210,12 @@ impl Io for MioIo {
     }
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
-        match &self.jobs {
-            Some(jobs) => jobs.submit(job),
-            None => Err(job),
+        self.jobs.submit(job)
+    }
+
+    fn renew(&mut self, certificates: Arc<Certificates>) {
+        if let Some(tls) = &mut self.tls {
+            tls.renew(certificates);
         }
     }
 
@@ -212,6 +254,11 @@ pub fn listen(address: SocketAddr, shared: bool, send_buffer_bytes: usize) -> io
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+fn socket(sockets: &mut [Option<TcpStream>], slot: u32) -> io::Result<&mut TcpStream> {
+    let socket = sockets.get_mut(slot as usize).and_then(Option::as_mut);
+    socket.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
 }
 
 fn socket_event(token: Token, event: &MioEvent) -> Event {

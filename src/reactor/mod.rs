@@ -7,4 +7,8 @@ pub mod io;
 pub mod jobs;
 pub mod mailbox;
 pub mod mio_io;
+pub mod tls;
 pub mod turn;
+
+#[cfg(test)]
+mod tls_tests;

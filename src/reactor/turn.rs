@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::chat::drain::Stage;
@@ -14,8 +15,10 @@ use crate::chat::ids::ShardId;
 use crate::chat::queues::SendBudget;
 use crate::chat::shard::Shard;
 use crate::planted::{self, Bug};
+use crate::wire::http::Status;
+use crate::wire::proxy::{HEADER_BYTES_MAX, parse_proxy_header};
 
-use super::io::{Event, Io, Post};
+use super::io::{Event, Io, Post, Received, Written};
 
 const SLICES_MAX: usize = 64;
 /// How soon a full mailbox is tried again.
@@ -26,6 +29,8 @@ const ACCEPT_AGAIN_MS: u64 = 100;
 const READABLE: u8 = 1;
 const READ_CLOSED: u8 = 2;
 const QUEUED: u8 = 4;
+/// The stream begins with a PROXY header that was not read yet.
+const PROXIED: u8 = 8;
 
 /// How much of each kind one turn does at most; what is left is done in the next. None may be 0.
 #[derive(Clone, Debug)]
@@ -38,6 +43,8 @@ pub struct Budgets {
     pub accepts_max: usize,
     /// Bytes read from all connections together; the last read may exceed it.
     pub input_bytes_max: usize,
+    /// Reads for handshakes of TLS. One that signs costs up to a millisecond, and most of a handshake are two reads.
+    pub handshakes_max: usize,
     /// Timers of connections.
     pub timers_max: usize,
     /// Writes to connections with answers or events of small rooms.
@@ -65,6 +72,7 @@ impl Default for Budgets {
             local_max: 4096,
             accepts_max: 64,
             input_bytes_max: 1024 * 1024,
+            handshakes_max: 8,
             timers_max: 1024,
             express_max: 1024,
             bulk_max: 16,
@@ -85,6 +93,8 @@ pub struct Reactor<I: Io> {
     latches: Vec<u8>,
     /// Slots with something to read.
     readable: VecDeque<u32>,
+    /// Slots with something to read that are in the middle of a handshake.
+    opening: VecDeque<u32>,
     buffer: Box<[u8]>,
     /// Where small segments of one connection are put together for one write.
     cork: Vec<u8>,
@@ -116,6 +126,7 @@ impl<I: Io> Reactor<I> {
             events: Vec::new(),
             latches: Vec::new(),
             readable: VecDeque::new(),
+            opening: VecDeque::new(),
             buffer: vec![0; budgets.read_bytes].into(),
             budgets,
             cork: Vec::new(),
@@ -144,7 +155,7 @@ impl<I: Io> Reactor<I> {
     /// One turn. Blocks only in the poll.
     pub fn turn(&mut self) -> io::Result<()> {
         if !self.has_work() && self.shard.give_back() {
-            self.readable = VecDeque::new();
+            (self.readable, self.opening) = (VecDeque::new(), VecDeque::new());
             self.io.trim();
         }
         let timeout = self.timeout();
@@ -202,7 +213,11 @@ impl<I: Io> Reactor<I> {
 
     fn has_work(&self) -> bool {
         let must_report = self.stage.is_some() && self.is_stage_done();
-        self.shard.has_work() || !self.readable.is_empty() || self.posts_left || must_report
+        self.shard.has_work() || self.has_input() || self.posts_left || must_report
+    }
+
+    fn has_input(&self) -> bool {
+        !self.readable.is_empty() || !self.opening.is_empty()
     }
 
     fn latch_events(&mut self) {
@@ -234,6 +249,8 @@ impl<I: Io> Reactor<I> {
             match post {
                 Post::Batch(batch) => self.shard.handle_batch(batch),
                 Post::Done(done) => self.shard.handle_done(done),
+                Post::Certificates(certificates) => self.io.renew(certificates),
+                Post::Credentials(credentials) => self.shard.handle_credentials(credentials),
                 Post::Stage(stage) => self.enter_stage(stage),
                 Post::WindowOver => self.shard.handle_window_over(),
                 Post::End => self.ended = true,
@@ -269,7 +286,7 @@ impl<I: Io> Reactor<I> {
                 return;
             }
             match self.io.accept() {
-                Ok(socket) => self.admit(socket),
+                Ok((socket, address)) => self.admit(socket, address),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.acceptable = false;
                     return;
@@ -285,13 +302,16 @@ impl<I: Io> Reactor<I> {
         }
     }
 
-    fn admit(&mut self, socket: I::Socket) {
-        let conn = self.shard.handle_accept();
+    fn admit(&mut self, socket: I::Socket, address: IpAddr) {
+        let conn = self.shard.handle_accept(address);
         let slot = conn.slot() as usize;
         if self.latches.len() <= slot {
             self.latches.resize(slot + 1, 0);
         }
         self.latches[slot] &= QUEUED;
+        if self.shard.expects_proxy_header(address) {
+            self.latches[slot] |= PROXIED;
+        }
         if self.io.register(socket, conn).is_err() {
             self.shard.handle_failure(conn.slot());
         }
@@ -301,7 +321,8 @@ impl<I: Io> Reactor<I> {
         let latch = &mut self.latches[slot as usize];
         if *latch & QUEUED == 0 {
             *latch |= QUEUED;
-            self.readable.push_back(slot);
+            let queue = if self.io.is_opening(slot) { &mut self.opening } else { &mut self.readable };
+            queue.push_back(slot);
         }
     }
 
@@ -319,38 +340,94 @@ impl<I: Io> Reactor<I> {
                     self.readable.clear();
                     self.latches.iter_mut().for_each(|latch| *latch &= !QUEUED);
                 }
+                break;
+            }
+            let Some(slot) = self.readable.pop_front() else { break };
+            budget = budget.saturating_sub(self.read_slot(slot));
+        }
+        for _ in 0..self.opening.len().min(self.budgets.handshakes_max) {
+            let Some(slot) = self.opening.pop_front() else { break };
+            self.read_slot(slot);
+        }
+    }
+
+    /// Reads once from a slot that was queued; returns the bytes.
+    fn read_slot(&mut self, slot: u32) -> usize {
+        let at = slot as usize;
+        self.latches[at] &= !QUEUED;
+        // A paused connection keeps its latch, and is queued again when it is resumed.
+        if self.latches[at] & READABLE == 0 || !self.shard.wants_input(slot) {
+            return 0;
+        }
+        if self.latches[at] & PROXIED != 0 {
+            self.read_proxy_header(slot);
+            return 0;
+        }
+        match self.io.read(slot, &mut self.buffer) {
+            Ok(Received::Input(input)) => {
+                let is_ended = self.latches[at] & READ_CLOSED != 0;
+                if input.is_short && (!is_ended || planted::is(Bug::LatchWithFin)) {
+                    self.latches[at] &= !READABLE;
+                } else {
+                    self.queue(slot);
+                }
+                if input.is_certified {
+                    self.shard.handle_certificate(slot);
+                }
+                if input.bytes > 0 {
+                    self.shard.handle_input(slot, &mut self.buffer[..input.bytes]);
+                }
+                return input.bytes;
+            }
+            Ok(Received::End) => {
+                self.latches[at] &= !READABLE;
+                self.shard.handle_end_of_input(slot);
+            }
+            Ok(Received::Refused) => {
+                self.queue(slot);
+                self.shard.handle_refusal(slot);
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => self.latches[at] &= !READABLE,
+                io::ErrorKind::Interrupted => self.queue(slot),
+                _ => {
+                    self.latches[at] &= !READABLE;
+                    self.shard.handle_failure(slot);
+                }
+            },
+        }
+        0
+    }
+
+    /// Reads the PROXY header in front of everything else, once it has come whole: until then it waits in the socket, and
+    /// the connection's first deadline runs.
+    fn read_proxy_header(&mut self, slot: u32) {
+        let window = self.buffer.len().min(HEADER_BYTES_MAX);
+        let length = match self.io.peek(slot, &mut self.buffer[..window]) {
+            Ok(0) => return self.shard.handle_end_of_input(slot),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.latches[slot as usize] &= !READABLE;
                 return;
             }
-            let Some(slot) = self.readable.pop_front() else { return };
-            self.latches[slot as usize] &= !QUEUED;
-            // A paused connection keeps its latch, and is queued again when it is resumed.
-            if self.latches[slot as usize] & READABLE == 0 || !self.shard.wants_input(slot) {
-                continue;
-            }
-            match self.io.read(slot, &mut self.buffer) {
-                Ok(0) => {
-                    self.latches[slot as usize] &= !READABLE;
-                    self.shard.handle_end_of_input(slot);
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return self.queue(slot),
+            Err(_) => return self.shard.handle_failure(slot),
+        };
+        match parse_proxy_header(&self.buffer[..length]) {
+            Ok(Status::Complete(header)) => match self.io.take(slot, &mut self.buffer[..header.bytes]) {
+                Ok(taken) if taken == header.bytes => {
+                    self.latches[slot as usize] &= !PROXIED;
+                    self.shard.handle_proxy_header(slot, header.client);
+                    self.queue(slot);
                 }
-                Ok(length) => {
-                    budget = budget.saturating_sub(length);
-                    let latch = self.latches[slot as usize];
-                    if length < self.buffer.len() && (latch & READ_CLOSED == 0 || planted::is(Bug::LatchWithFin)) {
-                        self.latches[slot as usize] &= !READABLE;
-                    } else {
-                        self.queue(slot);
-                    }
-                    self.shard.handle_input(slot, &mut self.buffer[..length]);
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => self.latches[slot as usize] &= !READABLE,
-                    io::ErrorKind::Interrupted => self.queue(slot),
-                    _ => {
-                        self.latches[slot as usize] &= !READABLE;
-                        self.shard.handle_failure(slot);
-                    }
-                },
+                _ => self.shard.handle_failure(slot),
+            },
+            Ok(Status::Partial) if self.latches[slot as usize] & READ_CLOSED == 0 => {
+                // What is still to come gives another event.
+                self.latches[slot as usize] &= !READABLE;
             }
+            Ok(Status::Partial) => self.shard.refuse_proxy_header(slot, "the stream ends within the PROXY header"),
+            Err(fault) => self.shard.refuse_proxy_header(slot, fault),
         }
     }
 
@@ -358,12 +435,12 @@ impl<I: Io> Reactor<I> {
     fn write(&mut self) {
         let mut budget = SendBudget { express: self.budgets.express_max, bulk: self.budgets.bulk_max };
         while let Some(slot) = self.shard.poll_transmit(&mut budget) {
-            let (written, total) = match self.shard.gather_whole(slot, &mut self.cork) {
-                Some(bytes) => (self.io.write(slot, &[IoSlice::new(bytes)]), bytes.len()),
+            let written = match self.shard.gather_whole(slot, &mut self.cork) {
+                Some(bytes) => self.io.write(slot, &[IoSlice::new(bytes)]),
                 None => self.write_gathered(slot),
             };
             match written {
-                Ok(sent) => self.shard.handle_sent(slot, sent, sent < total),
+                Ok(Written { bytes, is_blocked }) => self.shard.handle_sent(slot, bytes, is_blocked),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => self.shard.handle_sent(slot, 0, true),
                     io::ErrorKind::Interrupted => self.shard.handle_sent(slot, 0, false),
@@ -376,12 +453,11 @@ impl<I: Io> Reactor<I> {
         }
     }
 
-    /// Writes what lies in several segments; returns also how much it would have been.
-    fn write_gathered(&mut self, slot: u32) -> (io::Result<usize>, usize) {
+    /// Writes what lies in several segments.
+    fn write_gathered(&mut self, slot: u32) -> io::Result<Written> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let count = self.shard.gather(slot, &mut slices);
-        let total = slices[..count].iter().map(|slice| slice.len()).sum();
-        (self.io.write(slot, &slices[..count]), total)
+        self.io.write(slot, &slices[..count])
     }
 
     fn post(&mut self) {
@@ -405,7 +481,7 @@ impl<I: Io> Reactor<I> {
 
     fn is_stage_done(&self) -> bool {
         self.shard.is_stage_done()
-            && (self.stage != Some(Stage::Quiesce) || self.readable.is_empty() && !self.shard.has_work())
+            && (self.stage != Some(Stage::Quiesce) || !self.has_input() && !self.shard.has_work())
     }
 
     fn report_stage(&mut self) {

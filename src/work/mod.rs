@@ -1,17 +1,22 @@
-//! The store: what is kept on disk, and the threads that wait for it.
+//! The threads that may block: the store, which is what is kept on disk; crews for jobs of other kinds; and what looks
+//! after files that may change.
 //!
-//! Owns everything that may block. It takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
+//! Owns everything that may block. The store takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
 pub mod backup;
 mod batch;
+pub mod certificates;
 mod checkpointer;
 mod connections;
+pub mod crew;
 pub mod database;
 mod failure;
 mod feed;
+pub mod fetch;
 pub mod import;
 mod import_line;
+pub mod keyring;
 pub mod ledger;
 mod members;
 pub mod reader;
@@ -20,6 +25,7 @@ pub mod retention;
 pub mod schema;
 pub mod store;
 pub mod transfer;
+pub mod watch;
 mod writer;
 
 #[cfg(test)]

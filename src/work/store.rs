@@ -12,17 +12,19 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::checkpointer::{self, Heard};
 use super::connections::{LogConnection, ReadConnection, WriteConnection};
+use super::crew;
 use super::database::Database;
 use super::failure::Health;
 use super::readers::Reading;
 use super::writer::{Pace, Writer};
 use crate::chat::ids::ShardId;
+use crate::chat::job;
 use crate::chat::shard::Gauges;
 use crate::chat::store::{Done, Job, StoreFacts};
 use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::reactor::io::Post;
-use crate::reactor::jobs::Jobs;
+use crate::reactor::jobs::StoreJobs;
 use crate::reactor::mailbox::Mailer;
 
 /// Threads that read a store in a file.
@@ -106,9 +108,9 @@ impl Store {
 }
 
 impl StoreThreads {
-    /// The way of a shard's jobs.
-    pub fn jobs(&self, shard: ShardId) -> Jobs {
-        Jobs::new(shard, self.changes.clone(), self.reads.clone())
+    /// The way to them.
+    pub fn jobs(&self) -> StoreJobs {
+        StoreJobs { changes: self.changes.clone(), reads: self.reads.clone() }
     }
 
     /// Commits what was handed out, writes the log back, and ends the threads. If the disk hangs, they are left behind.
@@ -151,13 +153,7 @@ impl StoreThreads {
     }
 }
 
-/// What brings answers to the shards, waiting for room in their mailboxes.
 fn poster(mailers: &[Mailer<Post>]) -> impl FnMut(ShardId, Done) + Send + 'static {
-    let mailers = mailers.to_vec();
-    move |shard, done| {
-        if let Some(mailer) = mailers.get(shard.index()) {
-            // A shard that has ended waits for nothing.
-            let _ = mailer.post(Post::Done(done));
-        }
-    }
+    let post = crew::poster(mailers);
+    move |shard, done| post(shard, job::Done::Store(done))
 }

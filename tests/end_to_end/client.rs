@@ -18,10 +18,11 @@ use tungstenite::protocol::{Message, WebSocket, WebSocketConfig};
 use tungstenite::{Error, http};
 
 use crate::server::{SECRET, Server};
+use crate::stream::Stream;
 
 /// One WebSocket connection after its upgrade.
 pub struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Stream>,
     /// The answer to the upgrade.
     pub upgrade: Response,
     /// The first message, when the connection was opened by [`Client::connect`].
@@ -40,7 +41,7 @@ impl Client {
     }
 
     /// The same over a socket prepared by the caller.
-    pub fn over(stream: TcpStream, token: &str) -> Self {
+    pub fn over(stream: impl Into<Stream>, token: &str) -> Self {
         let mut client = Self::dial(stream, &format!("/ws?token={token}"), &[]).expect("the upgrade is served");
         client.connected = client.expect("connected");
         client
@@ -55,11 +56,12 @@ impl Client {
 
     /// Upgrades with this path and these headers, and reads nothing; the status where the upgrade is refused.
     pub fn dial(
-        stream: TcpStream,
+        stream: impl Into<Stream>,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Box<http::Response<Option<Vec<u8>>>>> {
-        let address = stream.peer_addr().expect("the socket is connected");
+        let mut stream = stream.into();
+        let address = stream.tcp().peer_addr().expect("the socket is connected");
         let mut request = format!("ws://{address}{path}").into_client_request().expect("the path is valid");
         for (name, value) in headers {
             let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a valid header name");
@@ -110,6 +112,11 @@ impl Client {
 
     /// The socket below, past tungstenite.
     pub fn raw(&mut self) -> &mut TcpStream {
+        self.socket.get_mut().tcp()
+    }
+
+    /// What is spoken over, past tungstenite.
+    pub fn stream(&mut self) -> &mut Stream {
         self.socket.get_mut()
     }
 

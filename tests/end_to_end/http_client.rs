@@ -4,15 +4,16 @@
 //! is two calls in another order. It checks nothing of what it sends.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 
 use serde_json::Value;
 
 use crate::server::API_KEY;
+use crate::stream::Stream;
 
 /// One connection.
 pub struct Http {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
 }
 
@@ -27,8 +28,8 @@ pub struct Response {
 }
 
 impl Http {
-    pub fn over(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new() }
+    pub fn over(stream: impl Into<Stream>) -> Self {
+        Self { stream: stream.into(), buffer: Vec::new() }
     }
 
     /// One request with the service's key, and its answer.
@@ -79,7 +80,7 @@ impl Http {
 
     /// No more requests follow; answers still can.
     pub fn finish_sending(&mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("the connection is open");
+        self.stream.tcp().shutdown(Shutdown::Write).expect("the connection is open");
     }
 
     /// All bytes up to the end of the connection.

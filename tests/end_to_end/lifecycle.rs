@@ -37,6 +37,20 @@ fn clients_are_told_and_closed_with_1001() {
 }
 
 #[test]
+fn a_hangup_has_files_read_again_and_ends_nothing() {
+    let server = Server::start();
+    let mut ana = Client::in_room(&server, "ana", "r");
+    for _ in 0..3 {
+        server.signal(Signal::HUP);
+    }
+    server.log_line(|line| line.contains("reading again what can be"));
+    server.http().post("r", &json!({"content": "still there"}));
+    assert_eq!(ana.wait_for("new_message")["content"], "still there");
+    drop(ana);
+    server.stop_in_order();
+}
+
+#[test]
 fn all_are_closed_within_the_window() {
     let mut server = Server::start_with(&[("CHAT_DRAIN_WINDOW_MS", "1000"), ("CHAT_CLOSE_MS", "500")]);
     // They neither read nor close, so only the window ends them.

@@ -3,17 +3,20 @@
 //! The tests own nothing of the server's code and never look inside it. They wait for events, with a deadline that only a
 //! failure reaches, and leave no process behind.
 
+mod certificates;
 mod client;
 mod http_client;
 mod proxy;
 mod server;
 mod store_folder;
+mod stream;
 
 mod access;
 mod behind_proxy;
 mod churn;
 mod commands;
 mod deflate;
+mod denials;
 mod echo;
 mod edits;
 mod erase;
@@ -27,6 +30,8 @@ mod lifecycle;
 mod limits;
 mod outbox;
 mod presence;
+mod proxied;
+mod rates;
 mod reactions;
 mod read_state;
 mod recovery;
@@ -38,6 +43,7 @@ mod sockets;
 mod start;
 mod store_faults;
 mod store_files;
+mod tls;
 mod tokens;
 mod typing;
 mod users;

@@ -62,10 +62,23 @@ impl Server {
 
     /// Starts whatever command `make` builds for a port, on a port that is free.
     pub fn launch(make: impl Fn(u16) -> Command) -> Self {
+        Self::launch_until(make, |server| ready(server.port))
+    }
+
+    /// A server that speaks TLS, so that nobody without its certificate can ask whether it is ready.
+    pub fn start_secure(env: &[(&str, &str)]) -> Self {
+        let listens = |server: &Self| {
+            let lines = server.stderr.as_ref().map(Lines::so_far).unwrap_or_default();
+            lines.iter().any(|line| line.contains("listening"))
+        };
+        Self::launch_until(|port| serve(port, env), listens)
+    }
+
+    fn launch_until(make: impl Fn(u16) -> Command, is_ready: impl Fn(&Self) -> bool) -> Self {
         raise_file_limit();
         for _ in 0..20 {
             let port = free_port();
-            if let Some(server) = Self::try_launch(port, make(port)) {
+            if let Some(server) = Self::try_launch(port, make(port), &is_ready) {
                 return server;
             }
         }
@@ -74,11 +87,12 @@ impl Server {
 
     /// Starts on exactly this port.
     pub fn start_on(port: u16, env: &[(&str, &str)]) -> Self {
-        Self::try_launch(port, serve(port, env)).unwrap_or_else(|| panic!("port {port} is taken"))
+        Self::try_launch(port, serve(port, env), |server| ready(server.port))
+            .unwrap_or_else(|| panic!("port {port} is taken"))
     }
 
     /// `None` when the port was taken between the choice and the start.
-    fn try_launch(port: u16, mut command: Command) -> Option<Self> {
+    fn try_launch(port: u16, mut command: Command, is_ready: impl Fn(&Self) -> bool) -> Option<Self> {
         let mut child = command.spawn().expect("the binary starts");
         let stdout = child.stdout.take().map(Lines::of);
         let stderr = child.stderr.take().map(Lines::of);
@@ -92,7 +106,7 @@ impl Server {
                 }
                 panic!("the server ended at start with {status}: {lines:#?}");
             }
-            if ready(port) {
+            if is_ready(&server) {
                 return Some(server);
             }
             assert!(Instant::now() < end, "the server was not ready within {DEADLINE:?}");
@@ -110,9 +124,17 @@ impl Server {
 
     /// The most memory that the process has had resident, in bytes.
     pub fn resident_bytes_max(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// The memory that the process has resident now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process runs");
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the high-water mark");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("Linux tells it");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
@@ -166,6 +188,11 @@ impl Server {
     /// What has been printed on standard output so far.
     pub fn stdout_lines(&self) -> Vec<String> {
         self.stdout.as_ref().expect("stdout is captured").so_far()
+    }
+
+    /// Blocks until a line of standard error satisfies `wanted`.
+    pub fn log_line(&self, wanted: impl Fn(&str) -> bool) -> String {
+        self.stderr.as_ref().expect("stderr is captured").wait(wanted)
     }
 
     /// What has been logged on standard error and standard output so far.

@@ -58,6 +58,8 @@ pub struct Plan {
     pub limits: Limits,
     pub budgets: Budgets,
     pub faults: Faults,
+    /// Tokens are verified by another thread.
+    pub late_tokens: bool,
 }
 
 impl Plan {
@@ -79,6 +81,7 @@ impl Plan {
             limits,
             budgets: draw_budgets(random),
             faults: draw_faults(random),
+            late_tokens: random.one_in(2),
         }
     }
 }

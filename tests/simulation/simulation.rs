@@ -75,6 +75,9 @@ impl Simulation {
         if plan.guarded {
             config.access = Rules::parse(&format!("{GUARDED}=members,open")).unwrap();
         }
+        if plan.late_tokens {
+            config.credentials.keys = config.credentials.keys.that_check_late();
+        }
         let mut simulation = Self {
             random,
             world: Rc::new(RefCell::new(world)),
@@ -329,7 +332,7 @@ impl Simulation {
             let wall_ms = self.world.borrow().wall_ms;
             let expires = self.random.one_in(8);
             let ttl = Duration::from_secs(if expires { 5 } else { 3_600_000 });
-            let token = self.config.keys.mint(id.as_ref(), Role::User, ttl, wall_ms).unwrap();
+            let token = self.config.credentials.keys.mint(id.as_ref(), Role::User, ttl, wall_ms).unwrap();
             let defaults = Limits::default();
             let allowed = Allowed {
                 slow: limits.outbox_soft_bytes < defaults.outbox_soft_bytes

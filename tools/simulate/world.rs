@@ -4,15 +4,18 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
-use sizland_chat::chat::store::Job;
-use sizland_chat::reactor::io::{Event, Io, Post};
+use sizland_chat::chat::job::Job;
+use sizland_chat::reactor::io::{Event, Io, Post, Received, Written};
+use sizland_chat::reactor::tls::Certificates;
 
 /// A client: 16 bytes.
 #[derive(Clone, Copy, Default)]
@@ -179,9 +182,10 @@ impl Io for SimIo {
         Now { tick_ms: 0, wall_ms: super::WALL_MS }
     }
 
-    fn accept(&mut self) -> io::Result<Self::Socket> {
+    fn accept(&mut self) -> io::Result<(Self::Socket, IpAddr)> {
         let waiting = self.world.borrow_mut().ports[self.shard].backlog.pop_front();
-        waiting.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        waiting.map(|socket| (socket, address)).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn register(&mut self, (input, room): Self::Socket, conn: ConnId) -> io::Result<()> {
@@ -200,19 +204,31 @@ impl Io for SimIo {
 
     fn close_listener(&mut self) {}
 
-    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+    fn is_opening(&self, _: u32) -> bool {
+        false
+    }
+
+    fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received> {
         let port = &mut self.world.borrow_mut().ports[self.shard];
         if let Some(input) = port.input.remove(&slot) {
             buffer[..input.len()].copy_from_slice(&input);
-            return Ok(input.len());
+            return Ok(Received::plain(input.len(), buffer.len()));
         }
         match port.clients[slot as usize].state {
-            State::Leaving | State::Poster => Ok(0),
+            State::Leaving | State::Poster => Ok(Received::End),
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
-    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn peek(&mut self, _: u32, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn take(&mut self, _: u32, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written> {
         let World { ports, received, .. } = &mut *self.world.borrow_mut();
         received.clear();
         slices.iter().for_each(|slice| received.extend_from_slice(slice));
@@ -223,7 +239,7 @@ impl Io for SimIo {
         if client.state == State::Joined {
             client.messages += u16::from(contains(received, b"\"new_message\""));
         }
-        Ok(received.len())
+        Ok(Written::plain(received.len(), received.len()))
     }
 
     fn shut(&mut self, _: u32) {}
@@ -248,6 +264,8 @@ impl Io for SimIo {
     fn submit(&mut self, job: Job) -> Result<(), Job> {
         Err(job)
     }
+
+    fn renew(&mut self, _: Arc<Certificates>) {}
 
     fn trim(&mut self) {}
 
