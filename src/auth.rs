@@ -19,7 +19,9 @@ mod key_tests;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
+use crate::access::Grants;
 use crate::wire::value::Id;
 
 pub use algorithm::{Algorithm, KeyKind};
@@ -87,6 +89,8 @@ pub struct Identity {
     pub expires_at_ms: Option<u64>,
     /// When the token was made, in milliseconds since the epoch; at most 2^53.
     pub issued_at_ms: Option<u64>,
+    /// The rooms that it grants, where a claim is read for that.
+    pub grants: Option<Arc<Grants>>,
 }
 
 /// Why a token does not verify. For logs and metrics: a peer only learns that it does not.

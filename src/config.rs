@@ -21,6 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::access::{Mode, Rules};
 use crate::auth::api_keys::API_KEY_BYTES_MIN;
 use crate::auth::{Algorithm, ApiKeys, Credentials, Key, KeyKind, Keys};
 use crate::error::Error;
@@ -103,6 +104,8 @@ pub struct Config {
     pub key_files: KeyFiles,
     /// Web pages that may connect.
     pub origins: Origins,
+    /// Who may enter which room.
+    pub access: Rules,
     /// Peers whose word about their clients counts.
     pub trusted_proxies: Proxies,
     /// Whether connections of trusted proxies begin with a PROXY header.
@@ -163,7 +166,9 @@ impl Config {
         let layers = Layers::collect(inputs)?;
         let mut reader = Reader { layers: &layers, effective: Vec::new() };
         let mut generated = Generated::default();
+        let (access, rooms_claim) = reader.access()?;
         let base = reader.keys(inputs.dev, &mut generated)?;
+        let base = base.with_rooms_claim(access.has(Mode::Claims).then_some(rooms_claim));
         let port_key = match layers.find(WS_PORT.key) {
             None if layers.find(PORT.key).is_some() => PORT,
             _ => WS_PORT,
@@ -190,6 +195,11 @@ impl Config {
         let expiry = CHAT_ENFORCE_EXPIRY;
         let enforce_expiry = reader.read(expiry, expiry.default, on_or_off)?;
         let origins = reader.read(CHAT_ORIGINS, CHAT_ORIGINS.default, Origins::parse)?;
+        if access.has(Mode::Members) && store == Store::None {
+            let rule = "CHAT_ROOM_ACCESS has the mode members, which is kept in the store, and CHAT_STORE is none: give \
+                        the path of a database file, or memory";
+            return Err(Error::Conflict { rule: rule.to_owned() });
+        }
         let proxies = CHAT_TRUSTED_PROXIES;
         let trusted_proxies = reader.read(proxies, "", Proxies::parse)?;
         let proxy_protocol = reader.read(CHAT_PROXY_PROTOCOL, CHAT_PROXY_PROTOCOL.default, on_or_off)?;
@@ -212,6 +222,7 @@ impl Config {
             credentials,
             key_files,
             origins,
+            access,
             trusted_proxies,
             proxy_protocol,
             store,
@@ -251,6 +262,7 @@ impl Config {
             key_files: KeyFiles::none(keys.clone(), api_keys.clone()),
             credentials: Credentials { keys, api_keys },
             origins: Origins::Any,
+            access: Rules::open(),
             trusted_proxies: Proxies::default(),
             proxy_protocol: false,
             store: Store::None,
@@ -356,7 +368,7 @@ impl Reader<'_> {
         let issuers = self.read(CHAT_JWT_ISSUER, "", names)?;
         let audiences = self.read(CHAT_JWT_AUDIENCE, "", names)?;
         let user_claim = self.read(CHAT_USER_CLAIM, "", user_claim)?;
-        let claim = self.read(CHAT_ROLE_CLAIM, CHAT_ROLE_CLAIM.default, role_claim)?;
+        let claim = self.read(CHAT_ROLE_CLAIM, CHAT_ROLE_CLAIM.default, claim_name)?;
         let keys = keys.with_issuers(issuers).with_audiences(audiences);
         let keys = keys.with_user_claim(user_claim).with_role_claim(claim);
         let Some(allowed) = allowed else { return Ok(keys) };
@@ -367,6 +379,12 @@ impl Reader<'_> {
             return Err(Error::Conflict { rule });
         }
         Ok(keys.with_algorithms(allowed))
+    }
+
+    /// Who may enter which room, and the claim that says so where tokens do.
+    fn access(&mut self) -> Result<(Rules, String), Error> {
+        let access = self.read(CHAT_ROOM_ACCESS, CHAT_ROOM_ACCESS.default, Rules::parse)?;
+        Ok((access, self.read(CHAT_ROOMS_CLAIM, CHAT_ROOMS_CLAIM.default, claim_name)?))
     }
 
     /// The secret that tokens of some time ago are signed with.

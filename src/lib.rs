@@ -82,6 +82,12 @@
 //! its own `user_joined` and the `online_update`, and takes up what was parked. From home to shard everything stays in
 //! order; so what comes next is live, nothing is missing and nothing comes twice.
 //!
+//! Who may enter is decided by one function, [`decide`](access::decide). Where the token settles it, the shard of the
+//! connection does; otherwise the user goes along with the question as its *visitor*, and the home finds out, by asking
+//! the store once. All changes of a room's memberships pass its home too, in the order of the store, and while one is
+//! under way what the user asks waits for the verdict. So a revocation and what is asked beside it have one order. It is
+//! answered when the shards concerned have dismissed the user's connections.
+//!
 //! ## Through the store
 //!
 //! The home stamps a change with its time and keeps it, shared, until it has a verdict. `work::writer` takes what all
@@ -103,6 +109,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`config`], [`error`], [`auth`], [`log`], [`dev`] | one configuration, valid by construction, from flag, environment, `.env`, TOML and defaults, with every limit; what stops a start; tokens and the API key; the log's queue; what `--dev` prints |
+//! | [`access`] | who may enter which room: rules by pattern, what a token grants, and the one decision |
 //! | [`server`] | threads, mailboxes, signals, the phases of stopping |
 //! | [`reactor::turn`] | the turn, its budgets and latches |
 //! | [`reactor::tls`] | TLS sessions, and the records on their way |
@@ -113,6 +120,7 @@
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
 //! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
+//! | `chat::entry`, `chat::room::gate` | who may enter a room: as far as a token says it; where the room's home has to know |
 //! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
 //! | [`chat::job`] | what a shard hands to threads that may block, of whatever kind |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
@@ -131,7 +139,7 @@
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
-//! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
+//! | [`work::database`], [`work::schema`], [`work::ledger`], `work::members`, [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; memberships; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
 //! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
@@ -173,6 +181,8 @@
 //!   what is under way is bounded, and the next is refused.
 //! - **The home of a room knows sources, never the connections behind them**, but for the one that holds a user's
 //!   typing.
+//! - **Who may enter a room is decided by one function**, and what is not known grants nothing. No join and no write that
+//!   is under way outlives the answer to a revocation.
 //! - **A burst crosses a thread boundary once per shard, never once per member**, and answers follow the burst.
 //! - **For each `Subscribed` there is exactly one `Unsubscribe`, never before it.**
 //! - **Each request has exactly one answer**, or its connection is closed. HTTP answers leave in the order of the
@@ -341,6 +351,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod access;
 mod allocator;
 pub mod auth;
 pub mod chat;

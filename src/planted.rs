@@ -37,11 +37,19 @@ pub enum Bug {
     JoinedAtAssigned,
     /// What was deleted stays in the history.
     ErasedInMemory,
+    /// A membership is changed by what brings an older version.
+    StaleMember,
+    /// A join that waits for what was missed is not judged again when that has come.
+    JudgedOnce,
+    /// What a user asks does not wait for a change of the membership that is under way.
+    WriteOvertakesRevoke,
+    /// What was read of a membership counts although the membership has changed since.
+    OldMembership,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 20] = [
         Bug::JoinBeforeFreeze,
         Bug::EarlyUnsubscribe,
         Bug::PresenceNotPerSource,
@@ -58,6 +66,10 @@ impl Bug {
         Bug::VerdictsReordered,
         Bug::JoinedAtAssigned,
         Bug::ErasedInMemory,
+        Bug::StaleMember,
+        Bug::JudgedOnce,
+        Bug::WriteOvertakesRevoke,
+        Bug::OldMembership,
     ];
 }
 

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::access::Mode;
 use crate::chat::drain::Stage;
 use crate::chat::ids::{HashKey, ShardId};
 use crate::chat::job::{Done, Verify};
@@ -58,6 +59,7 @@ pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Resul
     }
     let server = Server::start(Arc::new(config), signals.reload)?;
     tracing::info!(address = %server.address, threads = server.mailers.len(), "listening");
+    warn_of_open_rooms(&server.config);
     announce(server.address);
     if server.config.dev {
         let banner = crate::dev::dev_banner(&server.config, server.address, clock(server.started).wall_ms);
@@ -68,6 +70,15 @@ pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Resul
     let signal = signals.end.recv().unwrap_or(SIGTERM);
     tracing::info!(signal, "stopping");
     server.stop()
+}
+
+/// Says which rooms every token opens, which may not be meant where it was not said.
+fn warn_of_open_rooms(config: &Config) {
+    let rooms: Vec<&str> = config.access.patterns(Mode::Open).collect();
+    if !rooms.is_empty() && !config.dev {
+        let rooms = rooms.join(", ");
+        tracing::warn!(%rooms, "every user with a valid token may enter these rooms; CHAT_ROOM_ACCESS says who may");
+    }
 }
 
 /// What the process is told by signals.

@@ -7,12 +7,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Identity, ROLE_CLAIM_DEFAULT, Role, TokenError};
+use crate::access::Grants;
 use crate::wire::value::Id;
 
 /// Times in milliseconds stop here, so that they are exact as JSON numbers everywhere.
@@ -29,6 +31,8 @@ pub(super) struct ClaimRules {
     pub role_claim: String,
     /// The claim that names the user; without, `userId` and else `sub`.
     pub user_claim: Option<String>,
+    /// The claim that lists the rooms; without, none is read.
+    pub rooms_claim: Option<String>,
 }
 
 /// What a token says that verifies, whenever that is looked at.
@@ -57,7 +61,7 @@ impl Claims {
 impl Default for ClaimRules {
     fn default() -> Self {
         let (issuers, audiences) = (Vec::new(), Vec::new());
-        Self { issuers, audiences, role_claim: ROLE_CLAIM_DEFAULT.to_owned(), user_claim: None }
+        Self { issuers, audiences, role_claim: ROLE_CLAIM_DEFAULT.to_owned(), user_claim: None, rooms_claim: None }
     }
 }
 
@@ -88,7 +92,8 @@ impl ClaimRules {
             None if role == Role::Service => None,
             None => return Err(TokenError::User),
         };
-        Ok(Claims { identity: Identity { user, role, expires_at_ms, issued_at_ms }, not_before_ms })
+        let grants = raw.rooms.and_then(Grants::parse).map(Arc::new);
+        Ok(Claims { identity: Identity { user, role, expires_at_ms, issued_at_ms, grants }, not_before_ms })
     }
 
     /// The claim that names the user, or the first of two.
@@ -108,6 +113,7 @@ struct RawClaims<'a> {
     iss: Option<&'a RawValue>,
     aud: Option<&'a RawValue>,
     role: Option<&'a RawValue>,
+    rooms: Option<&'a RawValue>,
 }
 
 /// Reads [`RawClaims`] without building a map, some names being configurable.
@@ -132,6 +138,9 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
         let mut claims = RawClaims::default();
         while let Some(name) = map.next_key::<Name<'de>>()? {
             let value: &'de RawValue = map.next_value()?;
+            if Some(&*name.0) == self.0.rooms_claim.as_deref() {
+                claims.rooms = Some(value);
+            }
             if name.0 == self.0.role_claim {
                 claims.role = Some(value);
             }

@@ -136,6 +136,12 @@ impl Keys {
         self
     }
 
+    /// Reads the rooms that a token grants from the claim of this name; from none unless there is one.
+    pub fn with_rooms_claim(mut self, name: Option<String>) -> Keys {
+        Arc::make_mut(&mut self.rules).rooms_claim = name;
+        self
+    }
+
     /// Reads the user from the claim of this name alone, if there is one.
     pub fn with_user_claim(mut self, name: Option<String>) -> Keys {
         Arc::make_mut(&mut self.rules).user_claim = name;

@@ -52,6 +52,7 @@ impl Shard {
         conn.expires_at_s = identity.expires_at_ms.map_or(0, |ms| ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32);
         let expires_at_ms = identity.expires_at_ms;
         conn.extra_mut().admission = Some(Admission { upgrade, expires_at_ms, reference });
+        self.note_grants(slot, identity);
         Ok(())
     }
 
@@ -142,9 +143,11 @@ impl Shard {
             return self.send_error(slot, ErrorCode::Forbidden, text, reference.as_deref(), None);
         };
         let conn = &mut self.connections[slot];
-        conn.role = identity.role;
+        let role_before = std::mem::replace(&mut conn.role, identity.role);
         conn.issued_at_s = identity.issued_at_ms.map_or(0, |ms| (ms / 1000) as u32);
         conn.expires_at_s = identity.expires_at_ms.map_or(0, |ms| ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32);
+        self.note_grants(slot, &identity);
+        self.leave_what_is_not_granted(slot, role_before);
         self.arm_open(slot);
         self.send_json(slot, |out| event::ack_expires(out, reference.as_deref(), identity.expires_at_ms, now));
     }

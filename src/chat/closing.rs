@@ -236,6 +236,7 @@ impl Shard {
     fn leave_everything(&mut self, slot: u32) {
         self.leave_all_rooms(slot);
         self.drop_extra(slot);
+        self.grants.remove(&slot);
         let id = self.connections.id(slot);
         let conn = &mut self.connections[slot];
         let number = std::mem::replace(&mut conn.user, NONE);

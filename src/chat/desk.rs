@@ -72,7 +72,7 @@ impl Desk {
     /// # Errors
     /// Too much is under way; the first write is always taken.
     pub fn write(&mut self, entrusted: Entrusted) -> Result<(), DeskFull> {
-        let bytes = entrusted.write.change.prefix.len();
+        let bytes = entrusted.write.change.bytes();
         let is_full = self.entrusted.len() >= self.writes_max || self.bytes + bytes > self.bytes_max;
         if is_full && !self.entrusted.is_empty() {
             return Err(DeskFull);
@@ -104,7 +104,7 @@ impl Desk {
     /// The oldest write, which the store has answered.
     pub fn take_written(&mut self) -> Option<Entrusted> {
         let entrusted = self.entrusted.pop_front()?;
-        self.bytes -= entrusted.write.change.prefix.len();
+        self.bytes -= entrusted.write.change.bytes();
         if self.entrusted.is_empty() {
             self.entrusted.shrink_to(256);
         }
@@ -136,7 +136,7 @@ impl Desk {
     /// Checks that what is to go out is among what is under way.
     pub fn check_invariants(&self) {
         assert!(self.unposted <= self.entrusted.len() && self.reads.len() <= self.reads_under_way);
-        let bytes: usize = self.entrusted.iter().map(|entrusted| entrusted.write.change.prefix.len()).sum();
+        let bytes: usize = self.entrusted.iter().map(|entrusted| entrusted.write.change.bytes()).sum();
         assert_eq!(bytes, self.bytes);
     }
 }

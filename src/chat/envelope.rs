@@ -12,6 +12,7 @@ use super::history::Missed;
 use super::ids::{ConnId, RoomName, ShardId, UserId};
 use super::rates::Debts;
 use super::store::{Change, Found};
+use crate::access::Level;
 use crate::wire::client::ErrorCode;
 use crate::wire::value::Id;
 
@@ -56,6 +57,22 @@ pub enum Envelope {
         bytes: usize,
         /// Behind it nobody is in the room any more.
         ends: bool,
+    },
+    /// No connection of `user` may be in the room any more; [`Envelope::Removed`] answers it.
+    Remove {
+        /// The room, at home at the sender.
+        room: RoomName,
+        /// Whose connections.
+        user: UserId,
+        /// Names the removal at the room.
+        number: u32,
+    },
+    /// A removal has taken effect on the sending shard, behind what it made leave.
+    Removed {
+        /// The room, at home at the receiver.
+        room: RoomName,
+        /// The removal.
+        number: u32,
     },
     /// An admitted connection of `user` has ended.
     UserGone {
@@ -149,8 +166,8 @@ pub struct Request {
 /// What is asked.
 #[derive(Debug)]
 pub enum Ask {
-    /// Of the home of a room.
-    Room(RoomName, RoomAsk),
+    /// Of the home of a room; with the user for whom it is asked, where the home has to find out whether the one may.
+    Room(RoomName, Option<UserId>, RoomAsk),
     /// Of the home of a user.
     User(UserId, UserAsk),
     /// Of any shard.
@@ -188,6 +205,8 @@ pub enum RoomAsk {
     Online,
     /// How far it has come.
     Position,
+    /// Nothing but whether the user may read there.
+    MayRead,
     /// Nothing but to be answered behind what was asked before.
     Fence,
 }
@@ -257,6 +276,12 @@ pub enum Answer {
     Done,
     /// It did not.
     Refused(ErrorCode),
+    /// It did not: who asks has no more than this level in the room.
+    Denied(Level),
+    /// A membership has this version.
+    Version(u64),
+    /// It did not: a membership has this version, which is newer, or another content under the same.
+    Stale(u64),
     /// The connection is in the room; live events follow.
     Subscribed {
         /// The `online_update`, one whole frame, shared by all joiners of the turn.

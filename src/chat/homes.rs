@@ -9,7 +9,7 @@ use super::envelope::{
 };
 use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
 use super::orderer::Orderer;
-use super::room::{Room, RoomContext};
+use super::room::{Asked, Room, RoomContext};
 use super::shard::Shard;
 use super::slack::{give_back_list, give_back_slab, give_back_table};
 use super::store::{Asker, Done, Found, Job, Verdict};
@@ -154,7 +154,9 @@ impl Shard {
     pub(super) fn handle_request(&mut self, from: ShardId, request: Request) {
         let Request { origin, ask } = request;
         match ask {
-            Ask::Room(room, ask) => self.handle_room_ask(from, origin, &room, ask),
+            Ask::Room(room, visitor, ask) => {
+                self.handle_room_ask(&room, Asked { source: from, origin, visitor, ask });
+            }
             Ask::User(user, ask) => self.handle_user_ask(from, origin, &user, ask),
             Ask::Shard(ask) => {
                 let answer = self.handle_shard_ask(ask);
@@ -163,34 +165,43 @@ impl Shard {
         }
     }
 
-    fn handle_room_ask(&mut self, from: ShardId, origin: Origin, name: &RoomName, ask: RoomAsk) {
+    fn handle_room_ask(&mut self, name: &RoomName, asked: Asked) {
         let number = match self.rooms.find(name) {
             Some(number) => number,
-            None => match ask {
-                RoomAsk::Online => {
-                    let answer = Answer::Users(Vec::new(), 0);
-                    return self.mail.reply(from, Reply { origin, answer });
+            None => {
+                let answer = match asked.ask {
+                    RoomAsk::Online if asked.visitor.is_none() => Some(Answer::Users(Vec::new(), 0)),
+                    RoomAsk::Ephemeral(_) => Some(Answer::Delivered { users: 0, connections: 0 }),
+                    RoomAsk::Fence => Some(Answer::Done),
+                    _ if self.rooms.len() >= self.config.limits.rooms_max.div_ceil(self.shards) => {
+                        Some(Answer::Refused(ErrorCode::Overloaded))
+                    }
+                    _ => None,
+                };
+                if let Some(answer) = answer {
+                    return self.mail.reply(asked.source, Reply { origin: asked.origin, answer });
                 }
-                RoomAsk::Ephemeral(_) => {
-                    let answer = Answer::Delivered { users: 0, connections: 0 };
-                    return self.mail.reply(from, Reply { origin, answer });
-                }
-                RoomAsk::Fence => return self.mail.reply(from, Reply { origin, answer: Answer::Done }),
-                _ if self.rooms.len() >= self.config.limits.rooms_max.div_ceil(self.shards) => {
-                    let answer = Answer::Refused(ErrorCode::Overloaded);
-                    return self.mail.reply(from, Reply { origin, answer });
-                }
-                _ => {
-                    let facts = self.desk.facts().map(|facts| facts.epoch.clone());
-                    let in_store = facts.is_some();
-                    let epoch = facts.unwrap_or_else(|| format!("{:016x}", self.random() as u64).into());
-                    let room = Room::new(name.clone(), epoch, self.shards, self.now, in_store);
-                    self.rooms.insert(name, room)
-                }
-            },
+                self.make_room(name)
+            }
         };
-        self.with_room(number, |room, cx| room.handle_ask(cx, from, origin, ask));
+        self.with_room(number, |room, cx| room.handle_ask(cx, asked));
         self.rooms.mark_dirty(number);
+    }
+
+    fn make_room(&mut self, name: &RoomName) -> u32 {
+        let facts = self.desk.facts().map(|facts| facts.epoch.clone());
+        let in_store = facts.is_some();
+        let epoch = facts.unwrap_or_else(|| format!("{:016x}", self.random() as u64).into());
+        let mode = self.config.access.mode_of(name.text());
+        let room = Room::new(name.clone(), epoch, mode, self.shards, self.now, in_store);
+        self.rooms.insert(name, room)
+    }
+
+    /// A shard has removed a user from a room.
+    pub(super) fn handle_removed(&mut self, from: ShardId, name: &RoomName, number: u32) {
+        let Some(room) = self.rooms.find(name) else { return };
+        self.with_room(room, |room, _| room.handle_removed(from, number));
+        self.rooms.mark_dirty(room);
     }
 
     /// A connection on shard `from` is no longer in the room.
@@ -242,6 +253,10 @@ impl Shard {
             for (target, reply) in frozen.replies {
                 self.mail.reply(target, reply);
             }
+            // Behind the answers, so that nobody comes in by one of them afterwards.
+            for (target, user, number) in frozen.removals {
+                self.mail.post(target, Envelope::Remove { room: entry.name.clone(), user, number });
+            }
             if entry.room.is_dead(self.now) {
                 self.rooms.remove(number);
                 self.churn.note();
@@ -273,6 +288,11 @@ impl Shard {
             Done::Found(Asker::Room(number), found) => {
                 self.desk.note_found();
                 self.with_room(number, |room, cx| room.handle_found(cx, found));
+                self.rooms.mark_dirty(number);
+            }
+            Done::Found(Asker::Member(number, user), found) => {
+                self.desk.note_found();
+                self.with_room(number, |room, cx| room.handle_member(cx, &user, &found));
                 self.rooms.mark_dirty(number);
             }
             Done::Found(Asker::Connection(origin), found) => {
@@ -392,7 +412,7 @@ impl Shard {
             let room = self.local_rooms[number].name.clone();
             let target = self.local_rooms[number].home;
             let origin = Origin { conn, to: super::envelope::ReplyTo::Refresh(room.clone()) };
-            self.mail.request(target, Request { origin, ask: Ask::Room(room, RoomAsk::Refresh) }).is_err()
+            self.mail.request(target, Request { origin, ask: Ask::Room(room, None, RoomAsk::Refresh) }).is_err()
         });
         // What could not be asked now is asked when the connection has sent something again.
         self.connections[slot].extra_mut().refresh = wanted;

@@ -79,7 +79,7 @@ impl Mail {
         // A reply that nobody waits for is only the credit.
         let is_awaited = match reply.origin.to {
             ReplyTo::Nobody => false,
-            ReplyTo::Refusal(_) => matches!(reply.answer, Answer::Refused(_)),
+            ReplyTo::Refusal(_) => matches!(reply.answer, Answer::Refused(_) | Answer::Denied(_)),
             _ => true,
         };
         if is_awaited {

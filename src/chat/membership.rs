@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::burst::{Frames, Kind, Segment};
 use super::connection::{Flag, JoinBatch, NONE, Phase};
+use super::entry::denial;
 use super::envelope::{Answer, Ask, Envelope, Origin, ReplyTo, Request, RoomAsk, Since};
 use super::history::Missed;
 use super::ids::{ConnId, RoomName, UserId, home};
@@ -16,6 +17,7 @@ use super::outbox::SegmentHandle;
 use super::shard::Shard;
 use super::store::Change;
 use super::tables::Member;
+use crate::access::{Level, Right};
 use crate::chat::closing::CloseReason;
 use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
@@ -27,6 +29,8 @@ const PLAIN_ONLY: u8 = 16;
 
 /// More than an outbox may hold, also of what does not count as being behind: its lengths have 32 bits.
 const OUTBOX_BYTES_MAX: usize = 1 << 30;
+
+const NOT_JOINED: &str = "the room cannot be joined";
 
 /// Rooms with more members than this on a shard are sent from the bulk queue.
 const EXPRESS_MEMBERS_MAX: usize = 64;
@@ -40,6 +44,8 @@ pub struct PendingJoin {
     again: bool,
     /// The connection takes what is compressed.
     deflates: bool,
+    /// What the connection may do in the room, if its token says it.
+    level: Option<Level>,
     /// The connection has gone.
     pub(super) closed: bool,
     reference: Option<Box<str>>,
@@ -72,6 +78,23 @@ pub enum RoomAction {
     Typing(bool),
     /// Something durable.
     Change(Box<Change>),
+}
+
+impl RoomAction {
+    /// What one must be allowed to do this; nothing is needed to leave.
+    fn right(&self) -> Option<Right> {
+        match self {
+            Self::Join { .. } => Some(Right::Read),
+            Self::Leave => None,
+            Self::Typing(_) => Some(Right::Write),
+            Self::Change(change) => Some(change.right()),
+        }
+    }
+
+    /// Whether what a token settles, or leaves to the room's home, does not forbid this.
+    fn is_allowed(&self, level: Option<Level>) -> bool {
+        level.zip(self.right()).is_none_or(|(level, right)| level.allows(right))
+    }
 }
 
 impl Shard {
@@ -107,7 +130,11 @@ impl Shard {
                 let user = self.users.id(self.connections[slot].user).clone();
                 let conn = self.connections.id(slot);
                 let name = self.local_rooms[number].name.clone();
-                if let Err(request) = self.forward(conn, &user, &name, request) {
+                let level = self.level_in(slot, self.local_rooms[number].mode, room);
+                if let Some(level) = level.filter(|_| !request.action.is_allowed(level)) {
+                    let (code, text) = denial(level);
+                    self.refuse(slot, room, request, code, text);
+                } else if let Err(request) = self.forward(conn, &user, &name, level, request) {
                     self.refuse(slot, room, request, ErrorCode::Overloaded, "the room is busy, try again");
                 }
             }
@@ -121,6 +148,7 @@ impl Shard {
         conn: ConnId,
         user: &UserId,
         room: &RoomName,
+        level: Option<Level>,
         request: RoomRequest,
     ) -> Result<(), RoomRequest> {
         let to = match (&request.reference, &request.action) {
@@ -134,8 +162,8 @@ impl Shard {
             RoomAction::Join { .. } | RoomAction::Leave => return Ok(()),
         };
         let target = home(room.hash_code(), self.shards);
-        let posted =
-            self.mail.request(target, Request { origin: Origin { conn, to }, ask: Ask::Room(room.clone(), ask) });
+        let ask = Ask::Room(room.clone(), visitor(level, user), ask);
+        let posted = self.mail.request(target, Request { origin: Origin { conn, to }, ask });
         // Only what names the answer is needed of a request that could not be posted.
         posted.map_err(|_| RoomRequest { reference: request.reference, action: RoomAction::Leave })
     }
@@ -147,9 +175,14 @@ impl Shard {
         let pending = conn.extra.as_ref().map_or(0, |extra| extra.joins.len());
         let limits = &self.config.limits;
         let target = home(hash, self.shards);
-        let number = self.local_rooms.enter(hash, room, target);
+        let mode = self.config.access.mode_of(room);
+        let level = self.level_in(slot, mode, room);
+        let number = self.local_rooms.enter(hash, room, target, mode);
         let again = conn.rooms.find(number).is_some();
-        let failure = if !again && conn.rooms.len() + pending >= limits.rooms_per_connection_max {
+        let denied = level.filter(|level| !level.allows(Right::Read));
+        let failure = if let Some(level) = denied {
+            Some(denial(level))
+        } else if !again && conn.rooms.len() + pending >= limits.rooms_per_connection_max {
             Some((ErrorCode::RoomLimit, "too many rooms on this connection"))
         } else if self.joins.len() >= limits.pending_joins_max {
             Some((ErrorCode::Overloaded, "too many joins under way, try again"))
@@ -159,13 +192,25 @@ impl Shard {
             let name = self.local_rooms[number].name.clone();
             let entry = self.joins.vacant_entry();
             let join = entry.key() as u32;
-            let ask = Ask::Room(name, RoomAsk::Subscribe { user: user.clone(), again, deflates, since });
+            let ask = RoomAsk::Subscribe { user: user.clone(), again, deflates, since };
+            let ask = Ask::Room(name, visitor(level, &user), ask);
             let posted = self.mail.request(target, Request { origin: Origin { conn, to: ReplyTo::Join(join) }, ask });
             if posted.is_ok() {
                 let parked = VecDeque::new();
                 let reference = reference.clone();
                 let (room, closed) = (number, false);
-                entry.insert(PendingJoin { conn, user, room, again, deflates, closed, reference, batch, parked });
+                entry.insert(PendingJoin {
+                    conn,
+                    user,
+                    room,
+                    again,
+                    deflates,
+                    level,
+                    closed,
+                    reference,
+                    batch,
+                    parked,
+                });
                 self.connections[slot].extra_mut().joins.push(join);
                 self.local_rooms[number].pending += 1;
             }
@@ -191,7 +236,9 @@ impl Shard {
             let target = home(name.hash_code(), self.shards);
             let to = ReplyTo::Reference(reference.clone(), name.clone());
             let origin = Origin { conn: self.connections.id(slot), to };
-            self.mail.request(target, Request { origin, ask: Ask::Room(name, RoomAsk::Fence) }).is_ok()
+            let user = self.users.id(self.connections[slot].user);
+            let visitor = visitor(self.level_in(slot, self.config.access.mode_of(room), room), user);
+            self.mail.request(target, Request { origin, ask: Ask::Room(name, visitor, RoomAsk::Fence) }).is_ok()
         });
         if !posted {
             self.send_json(slot, |out| event::ack(out, Some(&reference), Some(room), now));
@@ -207,6 +254,16 @@ impl Shard {
             let conn = &mut self.connections[slot];
             conn.extra_mut().joins.retain(|&other| other != number);
             match answer {
+                Answer::Subscribed { .. } if !self.is_still_granted(slot, &join) => {
+                    if !join.again {
+                        self.unsubscribe(room.clone(), join.user.clone(), join.conn, join.deflates);
+                    }
+                    self.answer_join(slot, &room, &join, Some(denial(Level::Nothing)));
+                }
+                Answer::Subscribed { .. } if join.again && self.connections[slot].rooms.find(join.room).is_none() => {
+                    let failure = (ErrorCode::NotInRoom, "the room was left while it was joined again");
+                    self.answer_join(slot, &room, &join, Some(failure));
+                }
                 Answer::Subscribed { online, timestamp_ms, missed } => {
                     if !join.again {
                         self.add_member(slot, join.room);
@@ -215,8 +272,9 @@ impl Shard {
                     self.send_missed(slot, missed);
                     self.answer_join(slot, &room, &join, None);
                 }
-                Answer::Refused(code) => self.answer_join(slot, &room, &join, Some(code)),
-                _ => debug_assert!(false, "a join is answered by Subscribed or Refused"),
+                Answer::Refused(code) => self.answer_join(slot, &room, &join, Some((code, NOT_JOINED))),
+                Answer::Denied(level) => self.answer_join(slot, &room, &join, Some(denial(level))),
+                _ => debug_assert!(false, "a join is answered by Subscribed, Refused or Denied"),
             }
             for request in std::mem::take(&mut join.parked) {
                 self.ask_about_room(slot, room.text(), request);
@@ -232,6 +290,14 @@ impl Shard {
         }
     }
 
+    /// Whether the token that a connection has by now lets it into the room that its pending join asked for.
+    fn is_still_granted(&self, slot: u32, join: &PendingJoin) -> bool {
+        let room = &self.local_rooms[join.room];
+        let level = self.level_in(slot, room.mode, room.name.text());
+        // What was left to the home it has decided; what was not it has not looked at.
+        level.map_or(join.level.is_none(), |level| level.allows(Right::Read))
+    }
+
     /// A connection that joined, spoke and closed at once: what it said still takes effect, then it leaves.
     fn finish_for_the_gone(&mut self, join: &mut PendingJoin, room: &RoomName) {
         for request in std::mem::take(&mut join.parked) {
@@ -239,7 +305,9 @@ impl Shard {
                 break;
             }
             let request = RoomRequest { reference: None, ..request };
-            if self.forward(join.conn, &join.user, room, request).is_err() {
+            if request.action.is_allowed(join.level)
+                && self.forward(join.conn, &join.user, room, join.level, request).is_err()
+            {
                 break;
             }
         }
@@ -272,10 +340,10 @@ impl Shard {
         self.mark_express(slot);
     }
 
-    fn answer_join(&mut self, slot: u32, room: &RoomName, join: &PendingJoin, failure: Option<ErrorCode>) {
+    fn answer_join(&mut self, slot: u32, room: &RoomName, join: &PendingJoin, failure: Option<(ErrorCode, &str)>) {
         let (now, reference) = (self.now.wall_ms, join.reference.as_deref());
         if join.batch.is_some() {
-            self.answer_part(slot, join.batch, room.text(), failure);
+            self.answer_part(slot, join.batch, room.text(), failure.map(|(code, _)| code));
             return;
         }
         match (failure, reference) {
@@ -283,9 +351,7 @@ impl Shard {
                 self.send_json(slot, |out| event::ack(out, Some(reference), Some(room.text()), now))
             }
             (None, None) => {}
-            (Some(code), reference) => {
-                self.send_error(slot, code, "the room cannot be joined", reference, Some(room.text()))
-            }
+            (Some((code, text)), reference) => self.send_error(slot, code, text, reference, Some(room.text())),
         }
     }
 
@@ -332,7 +398,7 @@ impl Shard {
     }
 
     /// Takes a connection out of a room's list and tells the home.
-    fn remove_member(&mut self, slot: u32, number: u32) {
+    pub(super) fn remove_member(&mut self, slot: u32, number: u32) {
         let Some(link) = self.connections[slot].rooms.remove(number) else { return };
         self.churn.note();
         let room = &mut self.local_rooms[number];
@@ -513,6 +579,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// The user who goes along to the home of a room, for it to find out what the user may.
+fn visitor(level: Option<Level>, user: &UserId) -> Option<UserId> {
+    level.is_none().then(|| user.clone())
 }
 
 /// A segment in the pool of this shard while it is handed out.

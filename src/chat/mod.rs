@@ -12,6 +12,7 @@ pub mod denial;
 pub mod desk;
 pub mod drain;
 pub mod echo;
+mod entry;
 pub mod envelope;
 pub mod errands;
 pub mod history;

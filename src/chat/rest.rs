@@ -1,15 +1,16 @@
 //! What the REST calls do, and how answers become JSON.
 //!
 //! Owns the answers that come from elsewhere, whole or in parts. What a call reads and asks stands in the modules by
-//! topic: `messages`, `broadcast`, `rooms`, `users`, `erase` and `feed`.
+//! topic: `messages`, `broadcast`, `rooms`, `members`, `users`, `erase` and `feed`.
 
+use super::entry::denial;
 use super::envelope::{Answer, Ask, ConnectionSummary, Origin, ReplyTo, Request, RoomAsk, RoomSummary};
 use super::http::Rest;
 use super::ids::{RoomName, UserId, home};
 use super::mail::NoCredit;
 use super::routes::{Call, Handled, error};
 use super::shard::Shard;
-use super::store::{Action, Change, Found};
+use super::store::{Action, Change, Found, Lookup};
 use crate::wire::client::ErrorCode;
 use crate::wire::rest_body::PostRefusal;
 use crate::wire::value::{Id, room_name};
@@ -20,6 +21,7 @@ pub use feed::{FeedWait, FeedWaits};
 mod broadcast;
 mod erase;
 mod feed;
+mod members;
 mod messages;
 mod rooms;
 mod users;
@@ -66,6 +68,8 @@ pub enum Gather {
         /// Who.
         user: Id,
     },
+    /// What is looked up once the room's home has let the user.
+    Permitted(Option<Lookup>),
     /// A user's traces are being removed.
     Erase(Erasure),
     /// A page of the feed.
@@ -73,11 +77,17 @@ pub enum Gather {
 }
 
 impl Shard {
-    pub(super) fn ask_room(&mut self, slot: u32, room: &str, to: ReplyTo, ask: RoomAsk) -> Result<(), NoCredit> {
+    pub(super) fn ask_room(
+        &mut self,
+        slot: u32,
+        (room, visitor): (&str, Option<UserId>),
+        to: ReplyTo,
+        ask: RoomAsk,
+    ) -> Result<(), NoCredit> {
         let name = self.room_name(room);
         let hash = name.hash_code();
         let origin = Origin { conn: self.connections.id(slot), to };
-        self.mail.request(home(hash, self.shards), Request { origin, ask: Ask::Room(name, ask) })
+        self.mail.request(home(hash, self.shards), Request { origin, ask: Ask::Room(name, visitor, ask) })
     }
 
     /// Asks the home of a room for something durable.
@@ -90,7 +100,7 @@ impl Shard {
         action: Action,
     ) -> Result<(), NoCredit> {
         let change = Change { by: call.caller.actor(), prefix, action };
-        self.ask_room(call.slot, room, to, RoomAsk::Change(change.into()))
+        self.ask_room(call.slot, (room, call.visitor.clone()), to, RoomAsk::Change(change.into()))
     }
 
     fn room_name(&self, room: &str) -> RoomName {
@@ -118,13 +128,26 @@ impl Shard {
     }
 
     /// Asks the store, once it is known that there is one.
-    fn pending_lookup(&mut self, call: &Call<'_>, lookup: super::store::Lookup) -> Handled {
+    fn pending_lookup(&mut self, call: &Call<'_>, lookup: Lookup) -> Handled {
         let origin = Origin { conn: self.connections.id(call.slot), to: ReplyTo::Rest(call.number) };
         if let Some(turned_away) = self.turn_away(call).or_else(|| self.without_store()) {
             return turned_away;
         }
         match self.lookup(origin, lookup) {
             Ok(()) => Handled::Pending,
+            Err(_) => error(503, ErrorCode::Overloaded, BUSY),
+        }
+    }
+
+    /// Asks the store about a room, once it is known that there is one and that who asks may read there.
+    fn permitted_lookup(&mut self, call: &Call<'_>, room: &str, lookup: Lookup) -> Handled {
+        let Some(visitor) = call.visitor.clone() else { return self.pending_lookup(call, lookup) };
+        if let Some(turned_away) = self.turn_away(call).or_else(|| self.without_store()) {
+            return turned_away;
+        }
+        let to = ReplyTo::RestPart(call.number, 0);
+        match self.ask_room(call.slot, (room, Some(visitor)), to, RoomAsk::MayRead) {
+            Ok(()) => Handled::Gather(Box::new(Gather::Permitted(Some(lookup)))),
             Err(_) => error(503, ErrorCode::Overloaded, BUSY),
         }
     }
@@ -172,6 +195,15 @@ impl Shard {
                 rest
             }
             Answer::Refused(code) => self.refusal(code),
+            Answer::Denied(level) => {
+                let (code, text) = denial(level);
+                Rest::error(status_of(code), code, text)
+            }
+            Answer::Version(version) => Rest::json(200, format!("{{\"version\":{version}}}").into_bytes()),
+            Answer::Stale(version) => {
+                let text = format!("what is known has version {version}: give a higher one, or the same content");
+                Rest::error(409, ErrorCode::Conflict, &text)
+            }
             Answer::Changed { seq, timestamp_ms } => {
                 let seq = seq.map(|seq| format!(",\"seq\":{seq}")).unwrap_or_default();
                 Rest::json(200, format!("{{\"timestamp\":{timestamp_ms}{seq}}}").into_bytes())
@@ -236,6 +268,11 @@ impl Shard {
                 *count += closed;
                 *left -= 1;
                 (*left == 0).then(|| Rest::json(200, format!("{{\"disconnected\":{count}}}").into_bytes()))
+            }
+            (Gather::Permitted(lookup), Answer::Done) => {
+                let origin = Origin { conn: self.connections.id(slot), to: ReplyTo::RestPart(number, 0) };
+                let refused = self.lookup(origin, lookup.take()?).is_err();
+                refused.then(|| Rest::error(503, ErrorCode::Overloaded, BUSY))
             }
             (Gather::ReadState { room, user }, Answer::Changed { .. }) => {
                 self.gather_read_state(slot, number, room, user)

@@ -8,12 +8,14 @@
 //! The home knows sources, never the connections behind them but for the one that holds a user's typing. It reads no clock
 //! and sends nothing. What a join costs does not depend on how many are in the room.
 //!
-//! What the room has to do with the store stands in `durable`, and what those get who come back in `recovery`.
+//! What the room has to do with the store stands in `durable`, what those get who come back in `recovery`, and who is let in
+//! in `gate`.
 //!
 //! Invariants: interest equals presence, summed per shard; `seq` has no holes; a room without members has neither typists
 //! nor changes to tell; each ask has exactly one reply.
 
 mod durable;
+mod gate;
 mod receipts;
 mod recovery;
 
@@ -28,6 +30,7 @@ use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
 use super::orderer::Orderer;
 use super::presence::{Change, Interest, Left, Presence, PresenceDiff};
 use super::typing::{Pace, Typing};
+use crate::access::Mode;
 use crate::config::Limits;
 use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
@@ -35,6 +38,7 @@ use crate::wire::deflate::Deflater;
 use crate::wire::event::{self, UserEvent};
 
 use durable::StoreSide;
+use gate::Gate;
 use receipts::Receipts;
 
 /// Most users that [`Answer::Users`] names.
@@ -69,6 +73,19 @@ pub struct RoomContext<'a> {
     pub quiet: bool,
 }
 
+/// Something asked of a room, on its way through it.
+#[derive(Debug)]
+pub struct Asked {
+    /// The shard that asks.
+    pub source: ShardId,
+    /// Its question.
+    pub origin: Origin,
+    /// For whom, where it is for the room to find out whether the one may.
+    pub visitor: Option<UserId>,
+    /// What.
+    pub ask: RoomAsk,
+}
+
 /// A room at its home.
 #[derive(Debug)]
 pub struct Room {
@@ -80,6 +97,8 @@ pub struct Room {
     told_seq: u64,
     history: History,
     store: StoreSide,
+    /// Where it is for the room to find out who may enter.
+    gate: Option<Box<Gate>>,
     receipts: Receipts,
     presence: Presence,
     interest: Interest,
@@ -120,12 +139,14 @@ pub struct Frozen {
     pub to_users: Vec<(ShardId, UserId, Frames)>,
     /// In the order of the asks.
     pub replies: Vec<(ShardId, Reply)>,
+    /// Users who may not be in the room any more, each with the number of the removal; to be sent behind the replies.
+    pub removals: Vec<(ShardId, UserId, u32)>,
 }
 
 impl Room {
     /// A room that nobody is in, with sources numbered below `shards`. It is dead after the turn unless somebody joins or
     /// publishes. With a store its last `seq` is asked for before anything else.
-    pub fn new(name: RoomName, epoch: Box<str>, shards: usize, now: Now, in_store: bool) -> Self {
+    pub fn new(name: RoomName, epoch: Box<str>, mode: Option<Mode>, shards: usize, now: Now, in_store: bool) -> Self {
         Self {
             name,
             epoch,
@@ -133,6 +154,7 @@ impl Room {
             told_seq: 0,
             history: History::default(),
             store: StoreSide::new(in_store),
+            gate: Gate::of(mode),
             receipts: Receipts::default(),
             presence: Presence::default(),
             interest: Interest::new(shards),
@@ -148,14 +170,16 @@ impl Room {
     }
 
     /// Handles what a shard asks; the reply comes with the next [`Room::freeze`], or once the store has answered.
-    pub fn handle_ask(&mut self, cx: &mut RoomContext<'_>, source: ShardId, origin: Origin, ask: RoomAsk) {
+    pub fn handle_ask(&mut self, cx: &mut RoomContext<'_>, asked: Asked) {
         if !self.store.is_known() {
-            return self.wait_for_position(cx, source, origin, ask);
+            return self.wait_for_position(cx, asked);
         }
+        let Some(Asked { source, origin, visitor, ask }) = self.pass(cx, asked) else { return };
         let due = match ask {
             RoomAsk::Subscribe { user, again, deflates, since } => {
                 if since.as_ref().is_some_and(|since| self.must_read(cx, since)) {
-                    return self.park(source, origin, RoomAsk::Subscribe { user, again, deflates, since });
+                    let ask = RoomAsk::Subscribe { user, again, deflates, since };
+                    return self.park(Asked { source, origin, visitor, ask });
                 }
                 if !again {
                     self.join(cx, source, &user, deflates);
@@ -169,7 +193,7 @@ impl Room {
             },
             RoomAsk::Ephemeral(prefix) => Due::Answer(self.relay(cx, &prefix)),
             RoomAsk::Refresh => Due::Online,
-            RoomAsk::Fence => Due::Answer(Answer::Done),
+            RoomAsk::Fence | RoomAsk::MayRead => Due::Answer(Answer::Done),
             RoomAsk::Position => Due::Answer(Answer::Position { epoch: self.epoch.clone(), last_seq: self.last_seq }),
             RoomAsk::Online => {
                 let users = self.presence.iter().take(USERS_LISTED_MAX).cloned().collect();
@@ -196,7 +220,10 @@ impl Room {
                 let ended = self.typing.stop_held_by(user, conn, self.pace(cx));
                 self.tell_stop_if(cx, ended, user);
             }
-            Left::Gone(user) => self.tell_gone(cx, &user),
+            Left::Gone(user) => {
+                self.tell_gone(cx, &user);
+                self.forget_visitor(&user);
+            }
         }
         self.note_members(cx);
     }
@@ -212,7 +239,9 @@ impl Room {
         }
         for user in &end.gone {
             self.tell_gone(cx, user);
+            self.forget_visitor(user);
         }
+        self.end_removals_of(source);
         self.note_members(cx);
     }
 
@@ -226,18 +255,19 @@ impl Room {
         }
         self.tell_due_receipts(cx);
         self.look_again(cx);
+        self.ask_again(cx);
     }
 
     /// When [`Room::handle_timeout`], or the end of the room, is due next on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let linger = (self.interest.members() == 0 && !self.store.is_busy()).then_some(self.linger_until_ms);
+        let linger = (self.interest.members() == 0 && !self.is_waiting()).then_some(self.linger_until_ms);
         let own = [self.typing.next_deadline_ms(), self.diff.due_ms(), linger];
-        own.into_iter().chain([self.receipts.due_ms(), self.store.due_ms()]).flatten().min()
+        own.into_iter().chain([self.receipts.due_ms(), self.store.due_ms(), self.gate_due_ms()]).flatten().min()
     }
 
     /// Whether the room may be forgotten: nobody is in it, nothing waits, and it has lingered long enough.
     pub fn is_dead(&self, now: Now) -> bool {
-        let is_idle = self.interest.members() == 0 && !self.has_work() && !self.store.is_busy();
+        let is_idle = self.interest.members() == 0 && !self.has_work() && !self.is_waiting();
         is_idle && now.tick_ms >= self.linger_until_ms
     }
 
@@ -248,6 +278,12 @@ impl Room {
             || self.online_due
             || self.ends
             || self.receipts.has_private()
+            || self.has_removals()
+    }
+
+    /// Whether something that it has asked for is still to come.
+    fn is_waiting(&self) -> bool {
+        self.store.is_busy() || self.gate.as_ref().is_some_and(|gate| gate.is_busy())
     }
 
     /// Ends the turn for the room. The burst is to be sent before the replies.
@@ -278,7 +314,8 @@ impl Room {
             self.check_invariants();
         }
         let to_users = self.receipts.take_private();
-        Frozen { segments, bytes, to, ends, to_users, replies }
+        let removals = self.take_removals();
+        Frozen { segments, bytes, to, ends, to_users, replies, removals }
     }
 
     /// The shards that have members.
@@ -331,6 +368,7 @@ impl Room {
             assert_eq!(self.told_seq, self.last_seq, "what is emitted is in the burst, or was told");
         }
         self.history.check_invariants(self.told_seq);
+        self.check_gate();
     }
 
     fn join(&mut self, cx: &RoomContext<'_>, source: ShardId, user: &UserId, deflates: bool) {

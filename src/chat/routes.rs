@@ -9,12 +9,15 @@ use super::closing::CloseReason;
 use super::connection::{Flag, Phase};
 use super::denial::DenialReason;
 use super::drain::Stage;
+use super::entry::denial;
 use super::http::Rest;
+use super::ids::UserId;
 use super::rates::RateClass;
 use super::shard::Shard;
 use super::store::Actor;
 use super::tokens::Checked;
-use crate::auth::Role;
+use crate::access::Right;
+use crate::auth::{Identity, Role};
 use crate::config::Store;
 use crate::wire::client::ErrorCode;
 use crate::wire::extensions::Terms;
@@ -106,6 +109,8 @@ pub struct Call<'a> {
     pub target: Target<'a>,
     /// Who asks.
     pub caller: Caller,
+    /// The user who asks about a room, where its home has to find out whether the one may.
+    pub visitor: Option<UserId>,
     /// The body; empty if there is none.
     pub body: &'a [u8],
     /// What it counts as besides being a call.
@@ -126,6 +131,8 @@ enum Route {
     Online,
     RoomEvents,
     ReadState,
+    Member,
+    Members,
     Room,
     Rooms,
     Broadcast,
@@ -151,6 +158,8 @@ impl Route {
             ["api", "chat", "rooms", _, "online"] => Self::Online,
             ["api", "chat", "rooms", _, "events"] => Self::RoomEvents,
             ["api", "chat", "rooms", _, "read", user] if !user.is_empty() => Self::ReadState,
+            ["api", "chat", "rooms", _, "members", user] if !user.is_empty() => Self::Member,
+            ["api", "chat", "rooms", _, "members"] => Self::Members,
             ["api", "chat", "rooms", room] if !room.is_empty() => Self::Room,
             ["api", "chat", "rooms"] => Self::Rooms,
             ["api", "chat", "broadcast"] => Self::Broadcast,
@@ -171,8 +180,8 @@ impl Route {
             Self::Online | Self::Rooms | Self::User | Self::UserRooms | Self::Feed => "GET, HEAD, OPTIONS",
             Self::RoomMessages | Self::Messages => "GET, HEAD, POST, OPTIONS",
             Self::Message => "PATCH, DELETE, OPTIONS",
-            Self::Reaction => "PUT, DELETE, OPTIONS",
-            Self::ReadState => "GET, HEAD, PUT, OPTIONS",
+            Self::Reaction | Self::Member => "PUT, DELETE, OPTIONS",
+            Self::ReadState | Self::Members => "GET, HEAD, PUT, OPTIONS",
             Self::Room => "DELETE, OPTIONS",
             Self::RoomEvents | Self::Broadcast | Self::UserEvents | Self::Disconnect | Self::Erase => "POST, OPTIONS",
         }
@@ -195,9 +204,16 @@ impl Route {
         match method {
             "POST" => !matches!(self, Self::Disconnect | Self::Erase),
             "PATCH" => true,
-            "PUT" => self == Self::ReadState,
+            "PUT" => matches!(self, Self::ReadState | Self::Members),
             _ => false,
         }
+    }
+
+    /// The room that a user asks about, and what is needed for that.
+    fn room<'a>(self, method: &str, target: &Target<'a>) -> Option<(Cow<'a, str>, Right)> {
+        let reads = matches!(method, "GET" | "HEAD") || self == Self::ReadState;
+        let room = if self == Self::Messages { target.query("roomId") } else { target.segments.get(3).cloned() };
+        Some((room?, if reads { Right::Read } else { Right::Write }))
     }
 
     /// What a user's call counts as besides being a call.
@@ -257,8 +273,8 @@ impl Shard {
         if route.is_open() {
             return Handled::Now(self.health(route));
         }
-        let caller = match self.caller(slot, head, route, &target) {
-            Ok(caller) => caller,
+        let (caller, visitor) = match self.caller(slot, head, route, &target) {
+            Ok(found) => found,
             Err(handled) => return handled,
         };
         let body = match check_body(head, route, body) {
@@ -268,7 +284,8 @@ impl Shard {
         let idempotency_key = head.header("idempotency-key").map(|key| str::from_utf8(key).unwrap_or_default());
         let method = if head.method == "HEAD" { "GET" } else { head.method };
         let class = route.class(method);
-        self.dispatch(route, &Call { slot, number, method, target, caller, body, class, idempotency_key })
+        let call = Call { slot, number, method, target, caller, visitor, body, class, idempotency_key };
+        self.dispatch(route, &call)
     }
 
     fn dispatch(&mut self, route: Route, call: &Call<'_>) -> Handled {
@@ -289,6 +306,10 @@ impl Shard {
             (Route::RoomEvents, _) => self.post_room_event(call),
             (Route::ReadState, "GET") => self.read_state(call),
             (Route::ReadState, _) => self.mark_read(call),
+            (Route::Member, "PUT") => self.put_member(call),
+            (Route::Member, _) => self.delete_member(call),
+            (Route::Members, "PUT") => self.replace_members(call),
+            (Route::Members, _) => self.list_members(call),
             (Route::Room, _) => self.remove_room(call),
             (Route::Rooms, _) => self.list_all_rooms(call),
             (Route::Broadcast, _) => self.post_broadcast(call),
@@ -337,8 +358,14 @@ impl Shard {
         }
     }
 
-    /// Who asks, and whether they may.
-    fn caller(&mut self, slot: u32, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Handled> {
+    /// Who asks, and whether they may, as far as it can be told here; for the rest the user goes along.
+    fn caller(
+        &mut self,
+        slot: u32,
+        head: &Head<'_>,
+        route: Route,
+        target: &Target<'_>,
+    ) -> Result<(Caller, Option<UserId>), Handled> {
         let refuse = |text: &str| {
             let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
             rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
@@ -346,7 +373,7 @@ impl Shard {
         };
         if let Some(given) = head.header("x-api-key") {
             if self.credentials.api_keys.find(given).is_some() {
-                return Ok(Caller::Service);
+                return Ok((Caller::Service, None));
             }
             self.deny(slot, DenialReason::ApiKey, None, "");
             return Err(refuse("the API key is not known"));
@@ -355,7 +382,7 @@ impl Shard {
         let is_certified = self.connections[slot].has(Flag::Certified) && head.header("origin").is_none();
         let Some(token) = bearer(head) else {
             if is_certified {
-                return Ok(Caller::Service);
+                return Ok((Caller::Service, None));
             }
             self.deny(slot, DenialReason::NoCredential, None, "");
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
@@ -366,19 +393,40 @@ impl Shard {
             Checked::Busy => return Err(error(503, ErrorCode::Overloaded, TOO_MANY_CHECKS)),
             Checked::Later => return Err(Handled::NotYet),
         };
+        self.user_caller(slot, head, route, target, &identity)
+    }
+
+    /// What a user may, as far as the token says it.
+    fn user_caller(
+        &mut self,
+        slot: u32,
+        head: &Head<'_>,
+        route: Route,
+        target: &Target<'_>,
+        identity: &Identity,
+    ) -> Result<(Caller, Option<UserId>), Handled> {
+        let visitor = match route.room(head.method, target).filter(|_| route.is_for_users()) {
+            Some((room, right)) => self.visitor(identity, &room, right),
+            None => Ok(None),
+        };
         let mut forbid = |user: &str, text: &str| {
             self.deny(slot, DenialReason::Forbidden, Some(user), text);
             Err(error(403, ErrorCode::Forbidden, text))
         };
-        let user = match (identity.role, identity.user) {
-            (Role::Service, _) => return Ok(Caller::Service),
-            (_, Some(user)) if route.is_for_users() => user,
+        let user = match (identity.role, &identity.user) {
+            (Role::Service, _) => return Ok((Caller::Service, None)),
+            (_, Some(user)) if route.is_for_users() => user.clone(),
             (_, user) => return forbid(user.as_ref().map_or("", Id::text), "this call is for services"),
         };
         if route.named_user(target).is_some_and(|named| named != user.text()) {
             return forbid(user.text(), "a user may do this only as oneself");
         }
-        Ok(if identity.role == Role::Moderator { Caller::Moderator(user) } else { Caller::User(user) })
+        let visitor = match visitor {
+            Ok(visitor) => visitor,
+            Err(level) => return forbid(user.text(), denial(level).1),
+        };
+        let caller = if identity.role == Role::Moderator { Caller::Moderator(user) } else { Caller::User(user) };
+        Ok((caller, visitor))
     }
 
     /// Whether the connection may become a WebSocket; `open` makes it one.

@@ -5,6 +5,7 @@
 use super::closing::CloseReason;
 use super::connection::{Flag, JoinBatch, Phase};
 use super::denial::DenialReason;
+use super::entry::denial;
 use super::envelope::{Answer, Since};
 use super::ids::RoomName;
 use super::membership::{RoomAction, RoomRequest};
@@ -289,6 +290,10 @@ impl Shard {
                 }
                 let text = self.text_of(*code);
                 self.send_error(slot, *code, text, reference, Some(room));
+            }
+            (Answer::Denied(level), _) => {
+                let (code, text) = denial(*level);
+                self.send_error(slot, code, text, reference, Some(room));
             }
             (_, None) => {}
             (Answer::Published { id: Some(id), seq, timestamp, .. }, _) => {

@@ -24,6 +24,7 @@ use super::connection::{Connections, Flag, Phase};
 use super::denial::Denials;
 use super::desk::Desk;
 use super::drain::Stage;
+use super::entry::GrantTable;
 use super::envelope::{Batch, Envelope, Origin};
 use super::errands::Errands;
 use super::homes::RoomHomes;
@@ -119,6 +120,7 @@ pub struct Shard {
     /// Until then (tick clock) nobody is judged silent, since we were late ourselves.
     pub(super) lenient_until_ms: u64,
     pub(super) users: Users,
+    pub(super) grants: GrantTable,
     pub(super) local_rooms: LocalRooms,
     pub(super) joins: Slab<PendingJoin>,
     pub(super) mail: Mail,
@@ -165,6 +167,7 @@ impl Shard {
             fired: VecDeque::new(),
             lenient_until_ms: 0,
             users: Users::default(),
+            grants: GrantTable::default(),
             local_rooms: LocalRooms::default(),
             joins: Slab::new(),
             mail: Mail::new(id, shards, limits.shard_credits_max, limits.burst_window_bytes),
@@ -251,6 +254,8 @@ impl Shard {
                 self.handle_unsubscribe(from, &room, &user, conn, deflates);
             }
             Envelope::Burst { room, segments, ends, .. } => self.deliver(&room, &segments, ends),
+            Envelope::Remove { room, user, number } => self.handle_remove(from, room, &user, number),
+            Envelope::Removed { room, number } => self.handle_removed(from, &room, number),
             Envelope::UserGone { user, conn, debts } => {
                 if let Some(debts) = debts {
                     self.add_debts(&user, &debts);

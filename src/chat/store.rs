@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::envelope::Origin;
 use super::ids::{RoomName, UserId};
+use crate::access::{Level, Right};
 use crate::wire::client::ErrorCode;
 use crate::wire::event;
 use crate::wire::value::Id;
@@ -30,6 +31,25 @@ pub struct Change {
     pub prefix: Vec<u8>,
     /// What is asked.
     pub action: Action,
+}
+
+impl Change {
+    /// What a user needs for it in the room.
+    pub fn right(&self) -> Right {
+        match self.action {
+            Action::MarkRead { .. } => Right::Read,
+            _ => Right::Write,
+        }
+    }
+
+    /// What it holds of the account of what is under way.
+    pub fn bytes(&self) -> usize {
+        let members = match &self.action {
+            Action::ReplaceMembers { members, .. } => members.iter().map(|(user, _)| user.text().len() + 32).sum(),
+            _ => 0,
+        };
+        self.prefix.len() + members
+    }
 }
 
 /// Who asks for a change.
@@ -92,8 +112,24 @@ pub enum Action {
         /// Who.
         user: Id,
     },
-    /// Nothing is kept of the room but its position.
+    /// Nothing is kept of the room but its position, and nobody is a member.
     RemoveRoom,
+    /// A user becomes a member, a reader, or neither.
+    SetMember {
+        /// Who.
+        user: Id,
+        /// What the user is from now on.
+        level: Level,
+        /// Of the user's membership; the next one without.
+        version: Option<u64>,
+    },
+    /// These users are the room's members, and nobody else.
+    ReplaceMembers {
+        /// Each once.
+        members: Vec<(Id, Level)>,
+        /// Of all memberships; the next one without.
+        version: Option<u64>,
+    },
 }
 
 /// What makes a message one of a kind.
@@ -178,6 +214,10 @@ pub enum Verdict {
     Done,
     /// It was so already.
     Unchanged,
+    /// A membership is as was asked, perhaps it was before, and has this version.
+    Version(u64),
+    /// A membership has this version, to which what was asked does not fit.
+    Stale(u64),
     /// It may not, or cannot, be.
     Refused(ErrorCode),
 }
@@ -220,6 +260,22 @@ pub enum Lookup {
     RoomsOf {
         /// Who.
         user: Id,
+    },
+    /// What a user is in a room: [`Found::Member`].
+    Member {
+        /// Which room.
+        room: RoomName,
+        /// Who.
+        user: Id,
+    },
+    /// A page of a room's members: [`Found::Json`].
+    Members {
+        /// Which room.
+        room: RoomName,
+        /// Behind this user.
+        after: Option<Box<str>>,
+        /// At most so many.
+        limit: u32,
     },
     /// Events of all rooms in the order of their commits: [`Found::Feed`].
     Feed {
@@ -265,6 +321,11 @@ pub enum Trace {
         /// Which.
         emoji: Box<str>,
     },
+    /// The user is a member.
+    Member {
+        /// The room.
+        room: Box<str>,
+    },
     /// How far the user has read.
     Mark {
         /// The room.
@@ -294,6 +355,13 @@ pub enum Found {
     /// In order, without a hole; none if there are none. They end at `to`, but begin later where more would have been too
     /// much, or older ones are not kept any more.
     Events(Vec<Chunk>),
+    /// What a user is in a room.
+    Member {
+        /// What the user may.
+        level: Level,
+        /// Since when, or since when nothing.
+        version: u64,
+    },
     /// The body of an answer 200.
     Json(Vec<u8>),
     /// A page of the feed.
@@ -318,6 +386,8 @@ pub enum Found {
 pub enum Asker {
     /// The room at home here with this number.
     Room(u32),
+    /// The room at home here with this number, which asks about a user.
+    Member(u32, UserId),
     /// A request of a connection here.
     Connection(Origin),
 }

@@ -9,6 +9,7 @@ use slab::Slab;
 use super::connection::NONE;
 use super::ids::{RoomName, ShardId, UserId};
 use super::slack::{give_back_slab, give_back_table};
+use crate::access::Mode;
 
 struct UserEntry {
     id: UserId,
@@ -127,6 +128,8 @@ pub struct LocalRoom {
     pub name: RoomName,
     /// Where it is at home.
     pub home: ShardId,
+    /// How it is found out who may enter; closed to all but services without.
+    pub mode: Option<Mode>,
     /// The members here, in no order.
     pub members: Vec<Member>,
     /// Joins under way.
@@ -154,12 +157,13 @@ impl LocalRooms {
     }
 
     /// The number of a room, which is added if it is new here.
-    pub fn enter(&mut self, hash: u64, text: &str, home: ShardId) -> u32 {
+    pub fn enter(&mut self, hash: u64, text: &str, home: ShardId, mode: Option<Mode>) -> u32 {
         if let Some(number) = self.find_text(hash, text) {
             return number;
         }
         let name = RoomName::new(text, hash);
-        let number = self.rooms.insert(LocalRoom { name, home, members: Vec::new(), pending: 0, ring: NONE }) as u32;
+        let room = LocalRoom { name, home, mode, members: Vec::new(), pending: 0, ring: NONE };
+        let number = self.rooms.insert(room) as u32;
         let rooms = &self.rooms;
         self.table.insert_unique(hash, number, |&n| rooms[n as usize].name.hash_code());
         number

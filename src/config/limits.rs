@@ -231,6 +231,8 @@ limits! {
     drain_delay_ms: u64, "ms", 0, 0..=600_000;
     /// Time over which the closes of a shutdown are spread.
     drain_window_ms: u64, "ms", 10_000, 0..=600_000;
+    /// Members of one PUT that replaces all of a room.
+    members_replaced_max: usize, "members", 10_000, 1..=100_000;
     /// Rooms of one broadcast.
     broadcast_rooms_max: usize, "rooms", 1_000, 1..=1_000;
 }

@@ -107,6 +107,10 @@ settings! {
         "The claim that names the user.";
     CHAT_ROLE_CLAIM false, "chatRole", "1 to 128 bytes, none of userId, sub, exp, nbf, iat, iss, aud",
         "The claim that grants the rights of a service or moderator.";
+    CHAT_ROOM_ACCESS false, "open", "open, claims or members, or items pattern=mode such as project/*=members, separated by commas",
+        "Who may enter which room: of the patterns that match a room the first counts, and no match closes it.";
+    CHAT_ROOMS_CLAIM false, "rooms", "1 to 128 bytes, none of userId, sub, exp, nbf, iat, iss, aud",
+        "The claim that lists the rooms of a token where the mode is claims.";
     CHAT_LOG false, "info", "off, error, warn, info, debug or trace",
         "The least severe level that is logged.";
     CHAT_LOG_FORMAT false, "auto", "auto, text or json",
@@ -217,7 +221,7 @@ pub(crate) fn user_claim(text: &str) -> Option<Option<String>> {
     (text.len() <= 128 && !taken).then(|| (!text.is_empty()).then(|| text.to_owned()))
 }
 
-pub(crate) fn role_claim(text: &str) -> Option<String> {
+pub(crate) fn claim_name(text: &str) -> Option<String> {
     let taken = ["userId", "sub", "exp", "nbf", "iat", "iss", "aud"].contains(&text);
     ((1..=128).contains(&text.len()) && !taken).then(|| text.to_owned())
 }
@@ -281,9 +285,9 @@ mod tests {
         assert_eq!((user_claim("sub"), user_claim("exp")), (Some(Some("sub".into())), None));
         assert!(secret("0123456789", 10).is_some() && secret("0123456789", 11).is_none());
         assert_eq!(secret("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA", 8), None);
-        assert_eq!(role_claim("role"), Some("role".into()));
+        assert_eq!(claim_name("role"), Some("role".into()));
         for bad in ["", "userId", "sub", "exp"] {
-            assert_eq!(role_claim(bad), None, "{bad}");
+            assert_eq!(claim_name(bad), None, "{bad}");
         }
         assert_eq!(on_or_off("true"), None);
         assert_eq!(log_level("INFO"), None);

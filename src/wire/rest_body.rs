@@ -1,4 +1,4 @@
-//! The bodies of REST calls but for the message itself, broadcast, events, disconnect, read state, and the queries of
+//! The bodies of REST calls but for the message itself, broadcast, events, disconnect, read state, members, and the queries of
 //! those that give pages.
 //!
 //! Owns how a JSON body is read and refused, and which fields these calls know. Knows nothing about
@@ -14,7 +14,7 @@ use crate::wire::digest::DEPTH_MAX;
 use crate::wire::event::SERVER_TYPES;
 use crate::wire::object::{self, Member, SplitError};
 use crate::wire::timestamp;
-use crate::wire::value::put_json_string;
+use crate::wire::value::{Id, put_json_string};
 
 /// Most rooms in one broadcast.
 pub const BROADCAST_ROOMS_MAX: usize = 1_000;
@@ -30,6 +30,12 @@ pub const PAGE_MAX: u32 = 200;
 /// How long the feed lets a reader wait at most.
 pub const WAIT_SECONDS_MAX: u64 = 60;
 
+/// The greatest version, which a JSON number holds.
+const VERSION_MAX: u64 = 1 << 53;
+
+const VERSION: &str = "version must be an integer from 1 to 2^53";
+const MEMBER_ROLE: &str = "role must be member or reader";
+const USER: &str = "userId must be a string of 1 to 128 bytes or an integer within 2^53";
 const SEQ: &str = "seq must be an integer from 1 to 2^53";
 const TYPE: &str = "type must be a string of 1 to 64 bytes, none of the server's own types";
 const ROOM: &str = "roomId must be left out, or be the room of the path";
@@ -177,6 +183,83 @@ pub fn parse_read(body: &[u8]) -> Result<u64, PostRefusal> {
     seq.filter(|seq| *seq > 0).map(i64::unsigned_abs).ok_or(PostRefusal::invalid(SEQ))
 }
 
+/// What a user is to be in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberBody {
+    /// A reader rather than a member.
+    pub reads_only: bool,
+    /// Of the membership, 1 to 2^53.
+    pub version: Option<u64>,
+}
+
+/// All that are to be in a room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MembersBody {
+    /// Each user once.
+    pub members: Vec<(Id, MemberBody)>,
+    /// Of all memberships, 1 to 2^53.
+    pub version: Option<u64>,
+}
+
+/// Parses the body of a membership: `{role?, version?}`, or nothing, which makes a member. Unknown fields are ignored.
+pub fn parse_member(body: &[u8]) -> Result<MemberBody, PostRefusal> {
+    let members = if body.trim_ascii().is_empty() { Vec::new() } else { members(body)? };
+    member_of(&members)
+}
+
+/// Parses the body that replaces all memberships: `{members: [{userId, role?}], version?}`, of at most `max` users.
+pub fn parse_members(body: &[u8], max: usize) -> Result<MembersBody, PostRefusal> {
+    let all = members(body)?;
+    let version = member_of(&all)?.version;
+    let list = all.iter().find(|member| *member.key == *b"members");
+    let invalid = || PostRefusal::invalid(format!("members must be an array of at most {max} objects with userId"));
+    let list = list.and_then(|list| object::elements(list.raw_value, max)).ok_or_else(invalid)?;
+    let mut found = Vec::with_capacity(list.len());
+    for raw in list {
+        let fields = members(raw.as_bytes()).map_err(|_| invalid())?;
+        let user = fields.iter().find(|member| *member.key == *b"userId");
+        let user = user.and_then(|user| Id::parse_raw(user.raw_value)).ok_or(PostRefusal::invalid(USER))?;
+        let member = member_of(&fields)?;
+        if member.version.is_some() {
+            return Err(PostRefusal::invalid("version stands beside members, and is that of all"));
+        }
+        found.push((user, member));
+    }
+    let mut texts: Vec<&str> = found.iter().map(|(user, _)| user.text()).collect();
+    texts.sort_unstable();
+    if texts.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(PostRefusal::invalid("a user is given twice"));
+    }
+    Ok(MembersBody { members: found, version })
+}
+
+/// Parses the `version` of a query.
+pub fn parse_version(version: Option<&str>) -> Result<Option<u64>, PostRefusal> {
+    let version = parse_number(version, VERSION, 1)?;
+    if version.is_some_and(|version| version > VERSION_MAX) {
+        return Err(PostRefusal::invalid(VERSION));
+    }
+    Ok(version)
+}
+
+fn member_of(members: &[Member<'_>]) -> Result<MemberBody, PostRefusal> {
+    let raw = |key: &[u8]| {
+        let member = members.iter().find(|member| *member.key == *key);
+        member.map(|member| member.raw_value).filter(|raw| *raw != "null")
+    };
+    let reads_only = match raw(b"role").map(object::string) {
+        None => false,
+        Some(Some(role)) if role == "member" => false,
+        Some(Some(role)) if role == "reader" => true,
+        Some(_) => return Err(PostRefusal::invalid(MEMBER_ROLE)),
+    };
+    let number = |raw: &str| {
+        let number = object::integer(raw).and_then(|number| u64::try_from(number).ok());
+        number.filter(|number| (1..=VERSION_MAX).contains(number)).ok_or(PostRefusal::invalid(VERSION))
+    };
+    Ok(MemberBody { reads_only, version: raw(b"version").map(number).transpose()? })
+}
+
 /// Which messages of a room are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
@@ -301,6 +384,50 @@ mod tests {
         ];
         for (body, message) in table {
             assert_eq!(refused(parse_broadcast(body.as_bytes())), invalid(message), "{body}");
+        }
+    }
+
+    #[test]
+    fn memberships() {
+        let member = |reads_only, version| Ok(MemberBody { reads_only, version });
+        for (body, expected) in [
+            ("", member(false, None)),
+            ("{}", member(false, None)),
+            (r#"{"role":"reader","version":7,"x":1}"#, member(true, Some(7))),
+            (r#"{"role":null,"version":9007199254740992}"#, member(false, Some(1 << 53))),
+            (r#"{"role":"owner"}"#, Err(MEMBER_ROLE)),
+            (r#"{"role":7}"#, Err(MEMBER_ROLE)),
+            (r#"{"version":0}"#, Err(VERSION)),
+            (r#"{"version":1.0}"#, Err(VERSION)),
+            (r#"{"version":"1"}"#, Err(VERSION)),
+            (r#"{"version":9007199254740993}"#, Err(VERSION)),
+            ("[]", Err("the body must be a JSON object")),
+        ] {
+            let parsed = parse_member(body.as_bytes());
+            assert_eq!(parsed.map_err(|refusal| refusal.message), expected.map_err(Into::into), "{body}");
+        }
+        let parsed = parse_members(br#"{"version":3,"members":[{"userId":7},{"userId":"a","role":"reader"}]}"#, 2);
+        let users: Vec<_> =
+            parsed.unwrap().members.iter().map(|(user, m)| (user.text().to_owned(), m.reads_only)).collect();
+        assert_eq!(users, [("7".to_owned(), false), ("a".to_owned(), true)]);
+        assert_eq!(parse_members(br#"{"members":[]}"#, 2), Ok(MembersBody { members: Vec::new(), version: None }));
+        let all = "members must be an array of at most 2 objects with userId";
+        for (body, message) in [
+            ("{}", all),
+            (r#"{"members":{}}"#, all),
+            (r#"{"members":["a"]}"#, all),
+            (r#"{"members":[{"userId":1},{"userId":2},{"userId":3}]}"#, all),
+            (r#"{"members":[{}]}"#, USER),
+            (r#"{"members":[{"userId":7},{"userId":"7"}]}"#, "a user is given twice"),
+            (r#"{"members":[{"userId":7,"role":"x"}]}"#, MEMBER_ROLE),
+            (r#"{"members":[{"userId":7,"version":1}]}"#, "version stands beside members, and is that of all"),
+        ] {
+            assert_eq!(refused(parse_members(body.as_bytes(), 2)), invalid(message), "{body}");
+        }
+        assert_eq!(parse_version(None), Ok(None));
+        assert_eq!(parse_version(Some("7")), Ok(Some(7)));
+        for bad in ["", "0", "-1", "9007199254740993", "x"] {
+            assert_eq!(refused(parse_version(Some(bad))), invalid(VERSION), "{bad}");
         }
     }
 

@@ -71,8 +71,8 @@ pub(super) struct Counters {
 
 /// A row of `room_now`.
 #[derive(Clone, Copy, Debug)]
-struct Room {
-    number: u64,
+pub(super) struct Room {
+    pub(super) number: u64,
     first_seq: u64,
     last_seq: u64,
     messages: u64,
@@ -101,11 +101,11 @@ impl Memory {
 pub(super) struct Batch<'a> {
     insert: CachedStatement<'a>,
     find_posted: CachedStatement<'a>,
-    connection: &'a Connection,
+    pub(super) connection: &'a Connection,
     memory: &'a mut Memory,
     counters: Counters,
     /// Whether anything was written that no event tells of.
-    has_changed: bool,
+    pub(super) has_changed: bool,
     idempotency_ms: u64,
     body: Vec<u8>,
 }
@@ -170,6 +170,8 @@ impl<'a> Batch<'a> {
             Action::MarkRead { user, seq } => self.mark_read(room, user, *seq),
             Action::ForgetReader { user } => self.forget_reader(room, user),
             Action::RemoveRoom => self.remove_room(&write.room, room),
+            Action::SetMember { user, level, version } => self.set_member(write, room, (user, *level), *version),
+            Action::ReplaceMembers { members, version } => self.replace_members(write, room, members, *version),
         }
     }
 
@@ -334,6 +336,7 @@ impl<'a> Batch<'a> {
         let row = params![room.number, number, room.last_seq, room.last_position];
         self.connection.prepare_cached(sql)?.execute(row)?;
         self.connection.prepare_cached("INSERT INTO removed_room (number) VALUES (?1)")?.execute([room.number])?;
+        self.drop_members(room.number, number)?;
         if room.first_seq <= room.last_seq {
             self.counters.trimmed_position = self.counters.trimmed_position.max(room.last_position);
         }
@@ -356,10 +359,7 @@ impl<'a> Batch<'a> {
 
     /// Gives the event its place, and returns the room with the event in it.
     fn place(&mut self, write: &Write, room: Option<Room>, entry: &Entry<'_>) -> rusqlite::Result<Room> {
-        let mut room = match room {
-            Some(room) => room,
-            None => self.create_room(&write.room)?,
-        };
+        let mut room = self.room_or_new(&write.room, room)?;
         let is_message = entry.kind == Kind::Message;
         room.last_seq += 1;
         room.messages += u64::from(is_message);
@@ -402,7 +402,11 @@ impl<'a> Batch<'a> {
         Ok(found)
     }
 
-    fn create_room(&mut self, name: &RoomName) -> rusqlite::Result<Room> {
+    /// The room, which is made if there is none.
+    pub(super) fn room_or_new(&mut self, name: &RoomName, room: Option<Room>) -> rusqlite::Result<Room> {
+        if let Some(room) = room {
+            return Ok(room);
+        }
         let number = self.next_room_number()?;
         let sql = "INSERT INTO room (number, name, first_seq, last_seq, messages, messages_trimmed, last_position) \
                    VALUES (?1, ?2, 1, 0, 0, 0, 0)";

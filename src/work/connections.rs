@@ -309,7 +309,12 @@ fn write_log_back(connection: &Connection, mode: &str) -> rusqlite::Result<bool>
 fn erases(action: &Action) -> bool {
     match action {
         Action::Delete { .. } | Action::Unreact { .. } | Action::ForgetReader { .. } | Action::RemoveRoom => true,
-        Action::Post(_) | Action::Edit { .. } | Action::React { .. } | Action::MarkRead { .. } => false,
+        Action::Post(_)
+        | Action::Edit { .. }
+        | Action::React { .. }
+        | Action::MarkRead { .. }
+        | Action::SetMember { .. }
+        | Action::ReplaceMembers { .. } => false,
     }
 }
 

@@ -14,6 +14,8 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::batch::Kind;
 use super::import_line::{Line, LineKind, parse_line};
+use super::members;
+use crate::access::Level;
 use crate::error::Error;
 use crate::wire::message::tombstone;
 use crate::wire::value::Id;
@@ -154,6 +156,8 @@ impl Importer<'_> {
         match &line.kind {
             LineKind::ReadMark { user } => return self.mark_read(&room, user, line.seq.unwrap_or_default()),
             LineKind::RoomPosition => return self.move_room(&room, line.seq.unwrap_or_default()),
+            LineKind::Member { user, level, version } => return self.set_member(&room, (user, *level), *version),
+            LineKind::MembersReplaced { version } => return self.note_replaced(&room, *version),
             _ => {}
         }
         if self.is_there(&room, line)? {
@@ -260,7 +264,7 @@ impl Importer<'_> {
                 message
             }
             LineKind::Reaction { message, .. } | LineKind::Deletion { message } => message,
-            LineKind::ReadMark { .. } | LineKind::RoomPosition => return Ok(()),
+            _ => return Ok(()),
         };
         self.position += 1;
         let is_message = matches!(line.kind, LineKind::Message { .. });
@@ -345,6 +349,26 @@ impl Importer<'_> {
         Ok(mark.execute(params![user.text(), room.number, seq, ordinal])? > 0)
     }
 
+    fn set_member(&self, room: &Room, (user, level): (&Id, Level), version: u64) -> Result<bool, Halt> {
+        let (known, last) = members::find(self.connection, room.number, user)?;
+        if version == last && level != known {
+            return Err(Halt::Line(format!("the user is something else in the room since version {version}")));
+        }
+        if version > last {
+            let row = params![room.number, user.text(), user.is_numeric(), level as u8, version];
+            self.connection.prepare_cached(members::SET)?.execute(row)?;
+        }
+        Ok(version > last)
+    }
+
+    fn note_replaced(&self, room: &Room, version: u64) -> Result<bool, Halt> {
+        let sql = "UPDATE room SET members_version = ?1 WHERE number = ?2 AND members_version < ?1";
+        let is_new = self.connection.prepare_cached(sql)?.execute(params![version, room.number])? > 0;
+        let sql = "DELETE FROM member WHERE room = ?1 AND version < ?2";
+        self.connection.prepare_cached(sql)?.execute(params![room.number, version])?;
+        Ok(is_new)
+    }
+
     fn move_room(&self, room: &Room, seq: u64) -> Result<bool, Halt> {
         if room.last_seq > 0 {
             return Ok(false);
@@ -362,7 +386,7 @@ fn kind(line: &LineKind) -> Kind {
         LineKind::Deletion { .. } => Kind::Deletion,
         LineKind::Reaction { is_removed: false, .. } => Kind::Reaction,
         // The others are no events.
-        LineKind::Reaction { .. } | LineKind::ReadMark { .. } | LineKind::RoomPosition => Kind::ReactionRemoved,
+        _ => Kind::ReactionRemoved,
     }
 }
 
@@ -372,6 +396,6 @@ fn about(line: &LineKind) -> &str {
         LineKind::Update { message, .. } | LineKind::Deletion { message } | LineKind::Reaction { message, .. } => {
             message.text()
         }
-        LineKind::ReadMark { .. } | LineKind::RoomPosition => "",
+        _ => "",
     }
 }

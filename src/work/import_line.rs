@@ -4,6 +4,7 @@
 //! as one that a service posts. What is wrong is told in words that name what is accepted. Must not know what the store
 //! already has.
 
+use crate::access::Level;
 use crate::wire::event;
 use crate::wire::message::{Author, new_message_prefix, parse_posted};
 use crate::wire::object::{self, Member};
@@ -18,8 +19,8 @@ const SERVERS: [&[u8]; 4] = [b"type", b"seq", b"deleted", b"editedAt"];
 /// What is left of a deleted message.
 const OF_TOMBSTONE: [&[u8]; 7] = [b"type", b"roomId", b"id", b"timestamp", b"sender_user_id", b"deleted", b"seq"];
 
-const TYPE: &str = "type must be new_message, message_updated, message_deleted, reaction, reaction_removed, read_mark or \
-                    room_position, or be left out for a message";
+const TYPE: &str = "type must be new_message, message_updated, message_deleted, reaction, reaction_removed, read_mark, \
+                    member, members_replaced or room_position, or be left out for a message";
 const ROOM: &str = "roomId must be a string of 1 to 256 bytes without control characters, not . or ..";
 const SEQ: &str = "seq must be an integer from 1 to 2^53";
 const TIMESTAMP: &str = "timestamp must be integer milliseconds since the epoch or an RFC 3339 string";
@@ -28,6 +29,8 @@ const TOMBSTONE: &str =
     "a deleted message has no other members than type, roomId, id, timestamp, sender_user_id and seq";
 const EDITED_AT: &str = "editedAt must be integer milliseconds since the epoch";
 const MESSAGE_ID: &str = "a message needs an id, by which importing again knows it";
+const VERSION: &str = "version must be an integer from 1 to 2^53";
+const ROLE: &str = "role must be member, reader or null";
 const EMOJI: &str = "emoji must be a string of 1 to 64 bytes";
 
 /// A line that can be kept.
@@ -58,6 +61,10 @@ pub(crate) enum LineKind {
     Reaction { message: Id, emoji: String, user: Id, is_removed: bool },
     /// How far a user has read.
     ReadMark { user: Id },
+    /// What a user is in a room.
+    Member { user: Id, level: Level, version: u64 },
+    /// Since when those are nothing in a room who have no line of their own.
+    MembersReplaced { version: u64 },
     /// How far a room had come of which nothing is kept.
     RoomPosition,
 }
@@ -106,6 +113,14 @@ pub(crate) fn parse_line(text: &[u8], key: (u64, u64), now_ms: u64) -> Result<Li
         }
         Some("read_mark" | "room_position") if seq.is_none() => Err(SEQ.to_owned()),
         Some("read_mark") => Ok(line(LineKind::ReadMark { user: fields.id("userId")? }, Vec::new())),
+        Some("member") => {
+            let (user, level, version) = (fields.id("userId")?, fields.level()?, fields.version()?);
+            Ok(line(LineKind::Member { user, level, version }, Vec::new()))
+        }
+        Some("members_replaced") => {
+            let version = fields.version()?;
+            Ok(line(LineKind::MembersReplaced { version }, Vec::new()))
+        }
         Some("room_position") => Ok(line(LineKind::RoomPosition, Vec::new())),
         Some(_) => Err(TYPE.to_owned()),
     }
@@ -167,6 +182,17 @@ impl<'a> Fields<'a> {
     fn id(&self, key: &str) -> Result<Id, String> {
         let id = self.raw(key).and_then(Id::parse_raw);
         id.ok_or_else(|| format!("{key} must be a string of 1 to 128 bytes or an integer within 2^53"))
+    }
+
+    fn version(&self) -> Result<u64, String> {
+        self.raw("version").and_then(integer).filter(|&version| version >= 1).ok_or_else(|| VERSION.to_owned())
+    }
+
+    fn level(&self) -> Result<Level, String> {
+        match self.raw("role") {
+            Some("null") => Ok(Level::Nothing),
+            _ => self.string("role").and_then(|role| Level::from_role(&role)).ok_or_else(|| ROLE.to_owned()),
+        }
     }
 
     fn is_deleted(&self) -> Result<bool, String> {

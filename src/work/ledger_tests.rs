@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::database::Database;
 use super::ledger::Ledger;
 use super::reader::find_on;
+use crate::access::Level;
 use crate::chat::ids::RoomName;
 use crate::chat::store::{Action, Actor, Change, Found, Lookup, Outcome, Post, StoreFacts, Verdict, Write};
 use crate::config::{Limits, Store};
@@ -138,6 +139,15 @@ pub(super) fn mark(room: &str, who: &str, seq: u64) -> Write {
 
 pub(super) fn forget(room: &str, who: &str) -> Write {
     change(room, Actor::Service, Vec::new(), Action::ForgetReader { user: raw(who) })
+}
+
+pub(super) fn set_member(room: &str, who: &str, level: Level, version: Option<u64>) -> Write {
+    let action = Action::SetMember { user: raw(who), level, version };
+    change(room, Actor::Service, Vec::new(), action)
+}
+
+pub(super) fn replace_members(room: &str, members: Vec<(Id, Level)>, version: Option<u64>) -> Write {
+    change(room, Actor::Service, Vec::new(), Action::ReplaceMembers { members, version })
 }
 
 pub(super) fn remove(room: &str) -> Write {
@@ -390,4 +400,75 @@ fn a_commit_whose_answer_is_lost() {
     assert!(world.ledger.commit_and_lose_the_answer(&done, false).is_err());
     assert_eq!(world.ledger.commit_and_lose_the_answer(&done, true).unwrap(), [Verdict::Done]);
     assert_eq!(world.ledger.commit(&done).unwrap(), [Verdict::Unchanged]);
+}
+
+#[test]
+fn of_two_changes_of_a_membership_the_version_decides() {
+    use Level::{Member, Nothing, Reader};
+    let mut world = world();
+    let (done, late) = (Verdict::Version, Verdict::Stale);
+    for (level, version, verdict) in [
+        (Member, None, done(1)),
+        (Nothing, Some(9), done(9)),
+        (Member, Some(8), late(9)),
+        (Member, Some(9), late(9)),
+        (Nothing, Some(9), done(9)),
+        (Reader, None, done(10)),
+        (Reader, Some(10), done(10)),
+        (Member, Some(1 << 53), done(1 << 53)),
+        (Nothing, None, late(1 << 53)),
+    ] {
+        assert_eq!(world.write(set_member("r", "1", level, version)), verdict, "{level:?} {version:?}");
+    }
+    // A revocation that comes first is remembered of somebody who was never a member.
+    assert_eq!(world.write(set_member("s", "1", Nothing, Some(5))), done(5));
+    assert_eq!(world.write(set_member("s", "1", Member, Some(4))), late(5));
+    assert_eq!(world.write(set_member("s", "1", Member, Some(6))), done(6));
+}
+
+#[test]
+fn replacing_the_members_is_newer_than_all_or_nothing() {
+    use Level::{Member, Nothing, Reader};
+    let mut world = world();
+    let (done, late) = (Verdict::Version, Verdict::Stale);
+    let all = || vec![(raw("1"), Member), (raw("2"), Reader)];
+    world.write(set_member("r", "3", Nothing, Some(7)));
+    assert_eq!(world.write(replace_members("r", all(), Some(6))), late(7), "somebody's is newer");
+    assert_eq!(world.write(replace_members("r", all(), Some(8))), done(8));
+    assert_eq!(world.write(replace_members("r", all(), Some(8))), done(8));
+    assert_eq!(world.write(replace_members("r", vec![(raw("1"), Member)], Some(8))), late(8));
+    assert_eq!(world.write(replace_members("r", vec![(raw("1"), Member), (raw("2"), Member)], Some(8))), late(8));
+    // Who was not named is out as of then, known before or not.
+    for who in ["3", "4"] {
+        assert_eq!(world.write(set_member("r", who, Member, Some(7))), late(8), "{who}");
+        assert_eq!(world.write(set_member("r", who, Member, Some(8))), late(8), "{who}");
+        assert_eq!(world.write(set_member("r", who, Nothing, Some(8))), done(8), "{who}");
+    }
+    assert_eq!(world.write(replace_members("r", Vec::new(), None)), done(9));
+    assert_eq!(world.write(set_member("r", "1", Member, Some(9))), late(9));
+    // Also a room that was removed remembers it.
+    assert_eq!(world.write(remove("r")), Verdict::Done);
+    assert_eq!(world.write(set_member("r", "1", Member, Some(9))), late(9));
+    assert_eq!(world.write(set_member("r", "1", Member, None)), done(10));
+    let page = world.json(Lookup::Members { room: name("r"), after: None, limit: 9 });
+    let one = json!({"userId": 1, "role": "member", "version": 10});
+    assert_eq!(page, json!({"members": [one], "more": false, "next": null}));
+}
+
+#[test]
+fn members_come_in_pages() {
+    let mut world = world();
+    let everybody = ["10", "\"ana\"", "2", "\"ben\""].map(|user| (raw(user), Level::Reader));
+    world.write(replace_members("r", everybody.to_vec(), Some(3)));
+    world.write(set_member("r", "\"ana\"", Level::Nothing, None));
+    let (mut after, mut found) = (None, Vec::new());
+    for more in [true, true, false] {
+        let page = world.json(Lookup::Members { room: name("r"), after, limit: 1 });
+        assert_eq!(page["more"], more, "{page}");
+        found.push(page["members"][0]["userId"].clone());
+        after = page["next"].as_str().map(Box::from);
+    }
+    assert_eq!(found, [json!(10), json!(2), json!("ben")]);
+    let nobody = world.json(Lookup::Members { room: name("other"), after: None, limit: 1 });
+    assert_eq!(nobody, json!({"members": [], "more": false, "next": null}));
 }

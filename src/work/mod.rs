@@ -19,6 +19,7 @@ mod import_line;
 pub mod keyring;
 pub mod ledger;
 mod log_file;
+mod members;
 pub mod reader;
 mod readers;
 pub mod retention;

@@ -11,6 +11,7 @@ use super::database_tests::{Folder, open};
 use super::ledger::Ledger;
 use super::ledger_tests::*;
 use super::reader::Reader;
+use crate::access::Level;
 use crate::chat::store::{Action, Actor, Found, Lookup, StoreFacts, Trace, TracePlace, Verdict, Write};
 use crate::config::Limits;
 use crate::wire::client::ErrorCode;
@@ -47,7 +48,7 @@ struct Op {
 }
 
 fn ops() -> impl Strategy<Value = Vec<(Fate, Vec<Op>)>> {
-    let op = (0..16_u8, 0..2_usize, 0..4_usize, 0..3_usize, 0..4_usize, any::<bool>())
+    let op = (0..20_u8, 0..2_usize, 0..4_usize, 0..3_usize, 0..4_usize, any::<bool>())
         .prop_map(|(kind, room, id, user, other, flag)| Op { kind, room, id, user, other, flag });
     let fate = prop_oneof![
         6 => Just(Fate::Fine),
@@ -89,6 +90,17 @@ impl Op {
                 let last = model.rooms[self.room].last_seq;
                 mark(room, user_id, last.saturating_sub(self.other as u64))
             }
+            15..18 => {
+                let level = [Level::Nothing, Level::Reader, Level::Member][self.id % 3];
+                let last = model.rooms[self.room].highest();
+                let version = [None, Some(last + 1), Some(last.max(1)), Some((last + 5).div_ceil(2))][self.other];
+                set_member(room, user_id, level, version)
+            }
+            18 => {
+                let members = USERS[..self.user].iter().map(|user| (raw(user), Level::Member)).collect();
+                let last = model.rooms[self.room].highest();
+                replace_members(room, members, [None, Some(last + 1), Some(last.max(1)), Some(1)][self.other])
+            }
             _ if self.flag => forget(room, user_id),
             _ if self.other == 0 => remove(room),
             _ => unreact(room, id, emoji, user_id),
@@ -113,6 +125,9 @@ struct Room {
     /// User, and the `seq` read.
     readers: Vec<(Id, u64)>,
     keys: Vec<(String, u64)>,
+    members: Vec<(Id, Level, u64)>,
+    /// The version of those who are not among them.
+    replaced: u64,
 }
 
 #[derive(Clone)]
@@ -140,13 +155,24 @@ impl Model {
         }
         if matches!(write.change.action, Action::RemoveRoom) {
             self.trimmed = self.trimmed.max(room.events.iter().map(|event| event.position).max().unwrap_or(0));
-            *room = Room { first_seq: room.last_seq + 1, last_seq: room.last_seq, ..Room::default() };
+            let replaced = room.highest();
+            *room = Room { first_seq: room.last_seq + 1, last_seq: room.last_seq, replaced, ..Room::default() };
         }
         verdict
     }
 }
 
 impl Room {
+    /// The highest version of a membership.
+    fn highest(&self) -> u64 {
+        self.members.iter().map(|member| member.2).max().unwrap_or(0).max(self.replaced)
+    }
+
+    fn member(&self, user: &Id) -> (Level, u64) {
+        let found = self.members.iter().find(|member| member.0 == *user);
+        found.map_or((Level::Nothing, self.replaced), |member| (member.1, member.2))
+    }
+
     fn message(&self, id: &Id) -> Option<usize> {
         self.events.iter().position(|event| event.is_message && event.id.as_ref() == Some(id))
     }
@@ -290,6 +316,33 @@ impl Room {
                 Verdict::Done
             }
             Action::RemoveRoom => Verdict::Done,
+            Action::SetMember { user, level, version } => {
+                let (known, last) = self.member(user);
+                match version.unwrap_or(last + 1) {
+                    version if version > last => {
+                        self.members.retain(|member| member.0 != *user);
+                        self.members.push((user.clone(), *level, version));
+                        Verdict::Version(version)
+                    }
+                    version if version == last && known == *level => Verdict::Version(version),
+                    _ => Verdict::Stale(last),
+                }
+            }
+            Action::ReplaceMembers { members, version } => {
+                let last = self.highest();
+                let is_here = |(user, level): &(Id, Level)| self.member(user).0 == *level;
+                let count = self.members.iter().filter(|member| member.1 > Level::Nothing).count();
+                let is_same = members.iter().all(is_here) && count == members.len();
+                match version.unwrap_or(last + 1) {
+                    version if version > last => {
+                        self.replaced = version;
+                        self.members = members.iter().map(|(user, level)| (user.clone(), *level, version)).collect();
+                        Verdict::Version(version)
+                    }
+                    version if version == last && is_same => Verdict::Version(version),
+                    _ => Verdict::Stale(last),
+                }
+            }
         }
     }
 
@@ -421,7 +474,15 @@ impl Store {
         prop_assert_eq!(&page["messages"], &json!(room.messages()));
         prop_assert_eq!(&page["epoch"], &*self.facts.epoch);
         prop_assert_eq!((&page["firstSeq"], &page["lastSeq"]), (&json!(room.first_seq.max(1)), &json!(last_seq)));
+        let mut members: Vec<_> = room.members.iter().filter(|member| member.1 > Level::Nothing).collect();
+        members.sort_by_key(|member| member.0.text().to_owned());
+        let page = self.json(Lookup::Members { room: name(room_name), after: None, limit: 1_000 });
+        let listed: Vec<_> = page["members"].as_array().unwrap().iter().map(|member| &member["version"]).collect();
+        prop_assert_eq!(listed, members.iter().map(|member| member.2).collect::<Vec<_>>());
         for user in USERS {
+            let found = self.reader.find(&Lookup::Member { room: name(room_name), user: raw(user) });
+            let Found::Member { level, version } = found else { panic!("{found:?}") };
+            prop_assert_eq!((level, version), room.member(&raw(user)));
             let mark = self.json(Lookup::ReadMark { room: name(room_name), user: raw(user) });
             let (seq, unread) = room.unread(&raw(user));
             prop_assert_eq!(mark, json!({"seq": seq, "unread": unread}));
@@ -449,7 +510,11 @@ impl Store {
             place = next;
         }
         let mut expected = Vec::new();
-        for index in rooms {
+        let is_member = |room: &Room| room.member(user).0 > Level::Nothing;
+        for index in (0..2).filter(|&index| took_part(&model.rooms[index]) || is_member(&model.rooms[index])) {
+            if is_member(&model.rooms[index]) {
+                expected.push(format!("{:?}", Trace::Member { room: ROOMS[index].into() }));
+            }
             let room: Box<str> = ROOMS[index].into();
             for event in model.rooms[index].events.iter().filter(|event| event.sender.as_ref() == Some(user)) {
                 if !event.is_deleted {

@@ -9,7 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::batch::{Kind, id, text};
-use super::feed;
+use super::{feed, members};
 use crate::chat::store::{Chunk, Found, Lookup, StoreFacts, Trace, TracePlace};
 use crate::wire::object::{self, Member};
 use crate::wire::rest_body::put_member;
@@ -110,6 +110,14 @@ fn answer(connection: &Connection, facts: &StoreFacts, lookup: &Lookup) -> rusql
             read_mark(connection, room, user)
         }
         Lookup::RoomsOf { user } => rooms_of(connection, user),
+        Lookup::Member { room, user } => {
+            let room = find_room(connection, room.text())?;
+            members::find_member(connection, room.map(|room| room.number), user)
+        }
+        Lookup::Members { room, after, limit } => {
+            let room = find_room(connection, room.text())?;
+            members::page(connection, room.map(|room| room.number), after.as_deref(), *limit)
+        }
         Lookup::Feed { after, limit } => feed::find(connection, &facts.epoch, after.as_deref(), *limit),
         Lookup::Traces { user, from } => traces(connection, user, *from),
     }
@@ -328,12 +336,13 @@ fn rooms_of(connection: &Connection, user: &Id) -> rusqlite::Result<Found> {
     Ok(Found::Json(out))
 }
 
-/// What a user left behind, from a place on: in each room where the user took part first messages and reactions, in
-/// their order, then the mark.
+/// What a user left behind, from a place on: in each room where the user took part or is a member, first messages and reactions, in
+/// their order, then the membership, then the mark.
 fn traces(connection: &Connection, user: &Id, from: TracePlace) -> rusqlite::Result<Found> {
-    let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.name \
-               FROM reader u JOIN room_now r ON r.number = u.room WHERE u.user = ?1 AND u.room >= ?2 \
-               ORDER BY u.room LIMIT ?3";
+    let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.name, \
+               EXISTS (SELECT 1 FROM member WHERE room = r.number AND user = ?1 AND level > 0) \
+               FROM (SELECT room FROM reader WHERE user = ?1 UNION SELECT room FROM member WHERE user = ?1 AND level > 0) u \
+               JOIN room_now r ON r.number = u.room WHERE u.room >= ?2 ORDER BY u.room LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
     let start = from.room.min(i64::MAX as u64);
     let mut rows = statement.query(params![user.text(), start, TRACE_ROOMS_MAX + 1])?;
@@ -346,6 +355,9 @@ fn traces(connection: &Connection, user: &Id, from: TracePlace) -> rusqlite::Res
             || !traces_of_room(connection, user, (room, &name), &mut place, &mut found, &mut events_left)?
         {
             return Ok(Found::Traces(found, Some(place)));
+        }
+        if row.get(6)? {
+            found.push(Trace::Member { room: name.as_str().into() });
         }
         found.push(Trace::Mark { room: name.into() });
         rooms_left -= 1;

@@ -172,10 +172,11 @@ impl Step<'_> {
 
     /// Removes rows of rooms that have no name any more. Returns whether the step is over with it.
     fn clear_removed_rooms(&mut self) -> rusqlite::Result<bool> {
-        const ROWS: [&str; 3] = [
+        const ROWS: [&str; 4] = [
             "DELETE FROM reaction WHERE room = ?1 AND (message_id, emoji, user) IN \
              (SELECT message_id, emoji, user FROM reaction WHERE room = ?1 LIMIT ?2)",
             "DELETE FROM reader WHERE room = ?1 AND user IN (SELECT user FROM reader WHERE room = ?1 LIMIT ?2)",
+            "DELETE FROM member WHERE room = ?1 AND user IN (SELECT user FROM member WHERE room = ?1 LIMIT ?2)",
             "DELETE FROM idempotency WHERE number IN (SELECT number FROM idempotency WHERE room = ?1 LIMIT ?2)",
         ];
         loop {

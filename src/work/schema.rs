@@ -21,6 +21,8 @@
 //! - `reaction`: those that stand, each with the `seq` of its event, with which it goes.
 //! - `reader`: who took part in a room, and how far they have read, 0 for not at all; `ordinal` is how many messages
 //!   the room had then.
+//! - `member`: who is a member of a room (`level` 2) or a reader (1); 0 says that somebody is not any more. Whoever has
+//!   no row is nothing since `members_version` of the room, and no row has a lower `version`.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -33,7 +35,7 @@ pub(super) const VERSION: i64 = STEPS.len() as i64;
 const APPLICATION_ID: i64 = 0x537a_4368;
 
 /// What leads from each version to the next.
-const STEPS: [&str; 2] = [FIRST, POSITIONS_OF_EVENTS];
+const STEPS: [&str; 3] = [FIRST, POSITIONS_OF_EVENTS, MEMBERS];
 
 const FIRST: &str = "
 CREATE TABLE store (
@@ -128,6 +130,19 @@ CREATE VIEW room_now AS SELECT
         ifnull((SELECT e.position FROM event e WHERE e.room = r.number AND e.is_message = 1 ORDER BY e.seq DESC LIMIT 1), 0)
     ) AS last_position
 FROM room r;
+";
+
+const MEMBERS: &str = "
+ALTER TABLE room ADD COLUMN members_version INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE member (
+    room INTEGER NOT NULL,
+    user TEXT NOT NULL,
+    user_numeric INTEGER NOT NULL,
+    level INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (room, user)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX member_by_user ON member (user) WHERE level > 0;
 ";
 
 #[cfg(test)]
@@ -229,5 +244,16 @@ mod tests {
         let after = facts(&connection).unwrap();
         assert_eq!((after.epoch, after.digest_key), (before.epoch, before.digest_key));
         assert!(is_ours(&connection, 2).unwrap());
+    }
+    #[test]
+    fn a_store_of_the_first_version_gets_members() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate_by(&mut connection, &[FIRST]).unwrap();
+        connection.execute("INSERT INTO room VALUES (1, 'r', 1, 5, 2, 0, 5)", []).unwrap();
+        migrate(&mut connection).unwrap();
+        let read = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(version(&connection).unwrap(), VERSION);
+        assert_eq!((read("SELECT last_seq FROM room"), read("SELECT members_version FROM room")), (5, 0));
+        assert_eq!(read("SELECT count(*) FROM member"), 0);
     }
 }

@@ -1,8 +1,9 @@
 //! `export` and `import`: the store as lines of JSON.
 //!
 //! Owns the form. First come all events that are kept, in the order of their commits and as they were sent, but for
-//! messages, which are as they are now; then `read_mark` lines, how far users have read; then a `room_position` line for
-//! each room of which nothing is kept but how far it had come. An export reads one state of the store, also while a
+//! messages, which are as they are now; then `read_mark` lines, how far users have read; then `member` and
+//! `members_replaced` lines, who may enter rooms; then a `room_position` line for each room of which nothing is kept but how far it
+//! had come. An export reads one state of the store, also while a
 //! server writes it; an import needs it alone.
 
 use std::fs::{File, OpenOptions};
@@ -14,14 +15,18 @@ use rusqlite::{Connection, Row};
 
 use super::database::Database;
 use super::import::{Imported, import};
+use super::members::level;
 use crate::config::Store;
 use crate::error::Error;
-use crate::wire::value::put_json_string;
+use crate::wire::value::{IdRef, put_json_string};
 
 const EVENTS: &str = "SELECT coalesce(e.current, e.body) FROM event e JOIN room r ON r.number = e.room \
                       WHERE e.seq >= r.first_seq ORDER BY e.position";
-const MARKS: &str = "SELECT r.name, m.user, m.seq FROM reader m JOIN room r ON r.number = m.room \
+const MARKS: &str = "SELECT r.name, m.seq, m.user FROM reader m JOIN room r ON r.number = m.room \
                      WHERE m.seq > 0 ORDER BY r.name, m.user";
+const REPLACED: &str = "SELECT name, members_version FROM room WHERE members_version > 0 ORDER BY name";
+const MEMBERS: &str = "SELECT r.name, m.version, m.user, m.level, m.user_numeric FROM member m \
+                       JOIN room r ON r.number = m.room ORDER BY r.name, m.user";
 const POSITIONS: &str = "SELECT name, last_seq FROM room_now WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
 
 /// Lines that were written.
@@ -29,7 +34,7 @@ const POSITIONS: &str = "SELECT name, last_seq FROM room_now WHERE first_seq > l
 pub struct Exported {
     /// Events.
     pub events: u64,
-    /// Marks of what users have read, and positions of empty rooms.
+    /// Marks of what users have read, memberships, and positions of empty rooms.
     pub others: u64,
 }
 
@@ -119,9 +124,12 @@ fn export(connection: &mut Connection, store: &Path, mut out: impl Write, name: 
             exported.events += 1;
         }
     }
-    for (sql, has_user) in [(MARKS, true), (POSITIONS, false)] {
+    // A replacement says of whom there is no other line, so it comes behind those.
+    let others = [Other::Mark, Other::Member, Other::Replaced, Other::Position];
+    for kind in others {
+        let sql = kind.sql();
         let mut lines = transaction.prepare(sql).map_err(read)?;
-        let lines = lines.query_map([], |row| mark(row, has_user)).map_err(read)?;
+        let lines = lines.query_map([], |row| kind.line(row)).map_err(read)?;
         for line in lines {
             write(&line.map_err(read)?)?;
             exported.others += 1;
@@ -131,19 +139,51 @@ fn export(connection: &mut Connection, store: &Path, mut out: impl Write, name: 
     Ok(exported)
 }
 
-/// A line that is no event.
-fn mark(row: &Row<'_>, has_user: bool) -> rusqlite::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    line.extend_from_slice(if has_user { b"{\"type\":\"read_mark\"" } else { b"{\"type\":\"room_position\"" });
-    line.extend_from_slice(b",\"roomId\":");
-    put_json_string(&mut line, &row.get::<_, String>(0)?);
-    if has_user {
-        line.extend_from_slice(b",\"userId\":");
-        put_json_string(&mut line, &row.get::<_, String>(1)?);
+/// What a line is that is no event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Other {
+    /// Up to where a user has read.
+    Mark,
+    /// Since when those are nothing in a room who have no line of their own.
+    Replaced,
+    /// What a user is in a room.
+    Member,
+    /// How far a room had come.
+    Position,
+}
+
+impl Other {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Mark => MARKS,
+            Self::Replaced => REPLACED,
+            Self::Member => MEMBERS,
+            Self::Position => POSITIONS,
+        }
     }
-    let seq: u64 = row.get(if has_user { 2 } else { 1 })?;
-    line.extend_from_slice(format!(",\"seq\":{seq}}}").as_bytes());
-    Ok(line)
+
+    /// The line of a row that begins with the room's name and a number.
+    fn line(self, row: &Row<'_>) -> rusqlite::Result<Vec<u8>> {
+        let (kind, number) = match self {
+            Self::Mark => ("read_mark", "seq"),
+            Self::Replaced => ("members_replaced", "version"),
+            Self::Member => ("member", "version"),
+            Self::Position => ("room_position", "seq"),
+        };
+        let mut line = format!("{{\"type\":\"{kind}\",\"roomId\":").into_bytes();
+        put_json_string(&mut line, &row.get::<_, String>(0)?);
+        if matches!(self, Self::Mark | Self::Member) {
+            line.extend_from_slice(b",\"userId\":");
+            let (text, numeric) = (row.get::<_, String>(2)?, self == Self::Member && row.get(4)?);
+            IdRef { text: &text, numeric }.put_json(&mut line);
+        }
+        if self == Self::Member {
+            let role = level(row.get(3)?).role().map_or("null".to_owned(), |role| format!("\"{role}\""));
+            line.extend_from_slice(format!(",\"role\":{role}").as_bytes());
+        }
+        line.extend_from_slice(format!(",\"{number}\":{}}}", row.get::<_, u64>(1)?).as_bytes());
+        Ok(line)
+    }
 }
 
 fn blob(value: rusqlite::types::ValueRef<'_>) -> rusqlite::Result<&[u8]> {

@@ -271,7 +271,7 @@ impl<C: Core, P: FnMut(ShardId, Done)> Writer<C, P> {
 
 impl Batch {
     fn add(&mut self, shard: ShardId, writes: Vec<Arc<Write>>) {
-        self.bytes += writes.iter().map(|write| write.change.prefix.len() + size_of::<Write>()).sum::<usize>();
+        self.bytes += writes.iter().map(|write| write.change.bytes() + size_of::<Write>()).sum::<usize>();
         self.shares.push((shard, writes.len()));
         self.writes.extend(writes);
     }

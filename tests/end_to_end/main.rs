@@ -12,6 +12,7 @@ mod server;
 mod store_folder;
 mod stream;
 
+mod access;
 mod behind_proxy;
 mod churn;
 mod commands;

@@ -1,9 +1,11 @@
 //! What the clients have learned against what was committed: as they learn it, and once everything has settled.
 
+use sizland_chat::access::Level;
 use sizland_chat::config::Limits;
 use sizland_chat::wire::message::tombstone;
 
 use super::client::{Client, Speaks};
+use super::members::GUARDED;
 use super::rest::{Expect, Rest};
 use super::simulation::Simulation;
 use super::socket::{Seen, Socket};
@@ -60,6 +62,17 @@ impl Simulation {
         self.check_positions(&told);
         self.check_feed(at);
         self.check_recovery(&told);
+    }
+
+    /// Whoever is in the guarded room may be.
+    pub(super) fn check_members(&mut self) {
+        let world = self.world.borrow();
+        let Some(store) = world.store.as_ref().filter(|_| self.plan.guarded) else { return };
+        for socket in self.clients.iter_mut().filter(|client| !client.ended).filter_map(Client::socket) {
+            let is_in = socket.is_open() && socket.views.get(GUARDED).is_some_and(|view| view.joined);
+            let level = store.truth.members.level(&socket.user);
+            assert!(!is_in || level > Level::Nothing, "{} is in {GUARDED} and is no member", socket.user);
+        }
     }
 
     /// Whoever is in a room has everything that was committed.
@@ -131,6 +144,9 @@ impl Simulation {
 
 fn learn_from_socket(truth: &mut Truth, socket: &mut Socket) {
     for Seen { room, seq, event, told_to, .. } in socket.seen.drain(..) {
+        if room == GUARDED {
+            truth.members.deliver(&socket.user, seq);
+        }
         truth.deliver(&room, seq, &event, told_to);
     }
     for (change, seq) in socket.acknowledged.drain(..) {
@@ -142,6 +158,7 @@ fn learn_from_rest(truth: &mut Truth, rest: &mut Rest) {
     for (change, seq) in rest.acknowledged.drain(..) {
         truth.acknowledge(change, seq);
     }
+    rest.members.drain(..).for_each(|told| truth.acknowledge_members(told));
     for (expect, body) in rest.pages.drain(..) {
         match expect {
             Expect::Page { room } => truth.check_page(&room, &body),

@@ -9,6 +9,7 @@ mod change;
 mod client;
 mod drain;
 mod frames;
+mod members;
 mod plan;
 #[path = "../random/mod.rs"]
 mod random;

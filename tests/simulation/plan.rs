@@ -53,6 +53,8 @@ pub struct Plan {
     pub rates: bool,
     pub big_messages: bool,
     pub has_store: bool,
+    /// The first room is for members.
+    pub guarded: bool,
     pub limits: Limits,
     pub budgets: Budgets,
     pub faults: Faults,
@@ -63,6 +65,7 @@ pub struct Plan {
 impl Plan {
     pub fn draw(random: &mut Random) -> Self {
         let limits = draw_limits(random);
+        let has_store = !random.one_in(3);
         Self {
             shards: random.range(1, 4),
             clients: random.range(3, 20),
@@ -73,7 +76,8 @@ impl Plan {
             mailbox_batches: random.pick(&[1, 2, 8, 1024]),
             rates: random.one_in(4),
             big_messages: random.one_in(3),
-            has_store: !random.one_in(3),
+            has_store,
+            guarded: has_store && random.one_in(2),
             limits,
             budgets: draw_budgets(random),
             faults: draw_faults(random),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 
 use super::change::{Change, What, text};
+use super::members::{GUARDED, Told};
 use super::random::Random;
 
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub enum Expect {
     Broadcast,
     Disconnect,
     User,
+    /// A change of memberships, of one user or of all.
+    Members(Option<String>),
 }
 
 /// How a client is, and the server.
@@ -35,6 +38,7 @@ pub struct Manner {
     pub big: bool,
     pub may_drop: bool,
     pub has_store: bool,
+    pub guarded: bool,
 }
 
 pub struct Rest {
@@ -57,6 +61,8 @@ pub struct Rest {
     /// Changes of which it is not known whether they are kept.
     pub open: Vec<Change>,
     pub acknowledged: Vec<(Change, Option<u64>)>,
+    guarded: bool,
+    pub members: Vec<Told>,
     /// Messages that it may change, by room.
     own: Vec<(String, String)>,
     pub answers: Vec<(Expect, u16, Value)>,
@@ -66,7 +72,7 @@ pub struct Rest {
 
 impl Rest {
     pub fn new(name: String, api_key: &str, rooms: Vec<String>, users: Vec<String>, manner: Manner) -> Self {
-        let Manner { big, may_drop, has_store } = manner;
+        let Manner { big, may_drop, has_store, guarded } = manner;
         Self {
             api_key: api_key.to_owned(),
             rooms,
@@ -83,6 +89,8 @@ impl Rest {
             may_drop,
             open: Vec::new(),
             acknowledged: Vec::new(),
+            guarded,
+            members: Vec::new(),
             own: Vec::new(),
             answers: Vec::new(),
             pages: Vec::new(),
@@ -96,6 +104,9 @@ impl Rest {
     pub fn act(&mut self, random: &mut Random, out: &mut VecDeque<u8>) {
         if self.quiet || self.last {
             return;
+        }
+        if self.guarded && random.one_in(4) {
+            return self.change_members(random, out);
         }
         let room = self.rooms[random.below(self.rooms.len())].clone();
         match random.below(28) {
@@ -134,6 +145,9 @@ impl Rest {
     pub fn converse(&mut self, random: &mut Random, out: &mut VecDeque<u8>) {
         if self.quiet || self.last {
             return;
+        }
+        if self.guarded && random.one_in(3) {
+            return self.change_members(random, out);
         }
         let room = self.rooms[random.below(self.rooms.len())].clone();
         match random.below(4) {
@@ -176,6 +190,35 @@ impl Rest {
     fn ask_change(&mut self, change: Change, out: &mut VecDeque<u8>) {
         let (method, path, body) = change.call();
         self.ask(out, method, &path, body, Expect::Change(change));
+    }
+
+    /// Lets somebody in, or out.
+    pub fn set_member(&mut self, user: &str, is_in: bool, out: &mut VecDeque<u8>) {
+        if self.quiet || self.last {
+            return;
+        }
+        let path = format!("/api/chat/rooms/{GUARDED}/members/{user}");
+        self.ask(out, if is_in { "PUT" } else { "DELETE" }, &path, None, Expect::Members(Some(user.to_owned())));
+    }
+
+    /// Lets somebody in, or out; now and then with a version that is late.
+    pub fn change_members(&mut self, random: &mut Random, out: &mut VecDeque<u8>) {
+        let path = format!("/api/chat/rooms/{GUARDED}/members");
+        let version = random.one_in(3).then(|| random.range(1, 40));
+        if random.one_in(12) {
+            let listed = random.below(self.users.len() + 1);
+            let members: Vec<Value> = self.users.iter().take(listed).map(|user| json!({"userId": user})).collect();
+            let body = json!({"members": members, "version": version});
+            return self.ask(out, "PUT", &path, Some(body), Expect::Members(None));
+        }
+        let user = self.users[random.below(self.users.len())].clone();
+        let expect = Expect::Members(Some(user.clone()));
+        if random.one_in(3) {
+            let query = version.map(|version| format!("?version={version}")).unwrap_or_default();
+            return self.ask(out, "DELETE", &format!("{path}/{user}{query}"), None, expect);
+        }
+        let role = random.pick(&["member", "member", "member", "reader"]);
+        self.ask(out, "PUT", &format!("{path}/{user}"), Some(json!({"role": role, "version": version})), expect);
     }
 
     fn page(&mut self, room: &str, random: &mut Random, out: &mut VecDeque<u8>) {
@@ -290,6 +333,11 @@ impl Rest {
                 status == 200 && results.len() == self.rooms.len()
             }
             Expect::Disconnect => status == 200 && body["disconnected"].is_u64(),
+            Expect::Members(user) => {
+                let version = body["version"].as_u64();
+                self.members.extend(version.map(|version| Told { user: user.clone(), version }));
+                version.is_some() == (status == 200) && matches!(status, 200 | 409)
+            }
             Expect::User => status == 200 && body["connections"].is_array(),
         };
         assert!(good, "{expect:?} was answered {status} {body}");

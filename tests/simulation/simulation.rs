@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sizland_chat::access::Rules;
 use sizland_chat::auth::Role;
 use sizland_chat::chat::Now;
 use sizland_chat::chat::ids::{HashKey, ShardId};
@@ -17,6 +18,7 @@ use sizland_chat::wire::value::Id;
 
 use super::change::{Change, text};
 use super::client::{Client, Speaks};
+use super::members::GUARDED;
 use super::plan::{Faults, Plan};
 use super::random::Random;
 use super::rest::{Expect, Manner, Rest};
@@ -63,11 +65,16 @@ impl Simulation {
                 epoch: format!("{:016x}", random.next()).into(),
                 digest_key: (random.next(), random.next()),
             };
-            world.store = Some(Store::new(&plan.limits, facts, plan.faults.restart > 0));
+            let mut store = Store::new(&plan.limits, facts, plan.faults.restart > 0);
+            store.truth.guarded = plan.guarded;
+            world.store = Some(store);
         }
         let mut config = Config::for_tests(SECRET, API_KEY);
         (config.threads, config.rates) = (plan.shards, plan.rates);
         config.limits = plan.limits.clone();
+        if plan.guarded {
+            config.access = Rules::parse(&format!("{GUARDED}=members,open")).unwrap();
+        }
         if plan.late_tokens {
             config.credentials.keys = config.credentials.keys.that_check_late();
         }
@@ -136,6 +143,7 @@ impl Simulation {
         self.heal();
         self.settle(12_000);
         self.check_settled();
+        self.check_members();
         self.decide_membership();
         self.settle(12_000);
         for _ in 0..3 {
@@ -143,6 +151,7 @@ impl Simulation {
             self.settle(12_000);
         }
         self.check_settled();
+        self.check_members();
         self.audit();
         self.look();
         self.drain();
@@ -174,6 +183,7 @@ impl Simulation {
             19 => self.fault(),
             20..=21 => self.replace_client(),
             22 if self.plan.faults.reset > 0 => self.take_over_slot(),
+            23..=24 if self.plan.guarded => self.race(),
             _ => self.client_step(),
         }
     }
@@ -230,6 +240,45 @@ impl Simulation {
         self.collect(at);
     }
 
+    /// Somebody who may enter the guarded room comes while the access is revoked, and then something happens there.
+    fn race(&mut self) {
+        let is_rest = |client: &Client| matches!(client.speaks, Speaks::Rest(_)) && !client.ended && !client.fin;
+        let rest = (0..self.clients.len()).find(|&at| is_rest(&self.clients[at]));
+        let Some(rest) = rest else { return };
+        let comes = self.random.below(self.clients.len());
+        let Some(user) = self.clients[comes].socket().filter(|socket| socket.is_open()).map(|s| s.user.clone()) else {
+            return;
+        };
+        self.prober(rest, |rest, out| rest.set_member(&user, true, out));
+        self.go_some_way(rest, 8);
+        let Client { speaks: Speaks::Socket(socket), out, .. } = &mut self.clients[comes] else { return };
+        match self.random.below(3) {
+            0 => socket.join(GUARDED, out),
+            _ => socket.come_back(GUARDED, &mut self.random, out),
+        }
+        self.go_some_way(comes, 4);
+        self.prober(rest, |rest, out| rest.set_member(&user, false, out));
+        self.go_some_way(rest, 8);
+        let mut random = self.random.clone();
+        self.prober(rest, |rest, out| rest.post(GUARDED, &mut random, out));
+        self.go_some_way(rest, 2);
+    }
+
+    /// What a client has said goes some of its way.
+    fn go_some_way(&mut self, at: usize, turns: usize) {
+        self.clients[at].transfer(&self.world, usize::MAX);
+        for _ in 0..self.random.range(1, turns) {
+            (0..self.plan.shards).for_each(|shard| self.turn(shard));
+            if self.random.one_in(2) {
+                self.world.borrow_mut().work();
+            }
+        }
+        if self.clients[at].not_reading == 0 {
+            self.clients[at].receive(&self.world, 1 << 20);
+        }
+        self.collect(at);
+    }
+
     /// One client asks and is gone, another asks in its place, and the answers meet.
     fn take_over_slot(&mut self) {
         let shard = self.random.below(self.plan.shards);
@@ -268,7 +317,8 @@ impl Simulation {
         let users: Vec<String> = (0..self.plan.users).map(|user| user.to_string()).collect();
         let (limits, plan) = (&self.plan.limits, &self.plan);
         let drops = plan.drops();
-        let manner = Manner { big: plan.big_messages, may_drop: drops, has_store: plan.has_store };
+        let manner =
+            Manner { big: plan.big_messages, may_drop: drops, has_store: plan.has_store, guarded: plan.guarded };
         let mut client = if self.random.one_in(4) {
             let mut rest = Rest::new(format!("c{}", self.made), API_KEY, rooms, users, manner);
             rest.open = self.open.drain(..self.open.len().min(5)).collect();
@@ -529,7 +579,7 @@ impl Simulation {
     pub(super) fn connect_prober(&mut self) -> Option<usize> {
         let link = self.world.borrow_mut().connect()?;
         let drops = self.plan.drops();
-        let manner = Manner { big: false, may_drop: drops, has_store: self.plan.has_store };
+        let manner = Manner { big: false, may_drop: drops, has_store: self.plan.has_store, guarded: false };
         let rest = Rest::new(format!("probe{}", self.clients.len()), API_KEY, vec![], vec![], manner);
         self.clients.push(Client::new(link, Speaks::Rest(Box::new(rest))));
         Some(self.clients.len() - 1)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::change::{Change, What, text};
 use super::frames::{frame, inflate, put, say};
+use super::members::GUARDED;
 use super::random::Random;
 
 /// What must be known to judge how a connection may end.
@@ -258,7 +259,7 @@ impl Socket {
     }
 
     /// Joins and says where it left off, or something like it.
-    fn come_back(&mut self, room: &str, random: &mut Random, out: &mut VecDeque<u8>) {
+    pub fn come_back(&mut self, room: &str, random: &mut Random, out: &mut VecDeque<u8>) {
         let view = self.views.get(room).map(|view| (view.last, view.epoch.clone()));
         let known = view.filter(|(_, epoch)| !epoch.is_empty()).or_else(|| self.memory.places.get(room).cloned());
         let Some((last, epoch)) = known else { return self.join(room, out) };
@@ -507,7 +508,9 @@ impl Socket {
             let code = message["code"].as_str().unwrap();
             assert!(code == "rate_limited" || message["roomId"] == *change.room, "{message}");
             let may_be_lost = matches!(code, "unavailable" | "overloaded" | "rate_limited" | "not_in_room");
-            let is_other = matches!(code, "not_found" | "forbidden") && !matches!(change.what, What::Message { .. });
+            let is_guarded = code == "forbidden" && change.room == GUARDED;
+            let is_other =
+                is_guarded || matches!(code, "not_found" | "forbidden") && !matches!(change.what, What::Message { .. });
             assert!(may_be_lost || is_other, "{change:?} was answered {message}");
             if may_be_lost && self.memory.open.len() < 20 {
                 self.memory.open.push(change);
@@ -580,6 +583,11 @@ impl Socket {
                 }
             }
             "custom" => {}
+            "removed_from_room" => {
+                assert_eq!(room, GUARDED, "{message}");
+                (view.joined, view.missed_to) = (false, 0);
+                view.typing.clear();
+            }
             other => panic!("{other}: {message}"),
         }
     }

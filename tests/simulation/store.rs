@@ -44,6 +44,8 @@ pub struct Store {
     facts: StoreFacts,
     writes: VecDeque<(usize, Vec<Arc<Write>>)>,
     reads: Vec<(usize, Asker, Lookup)>,
+    /// What was read of memberships and is told later: readers and the writer are not in step.
+    late: Vec<Told>,
     watches: Vec<(usize, u64)>,
     /// Batches that were committed.
     state: u64,
@@ -69,6 +71,7 @@ impl Store {
             facts,
             writes: VecDeque::new(),
             reads: Vec::new(),
+            late: Vec::new(),
             watches: Vec::new(),
             state: 0,
             keeps_copies,
@@ -93,15 +96,17 @@ impl Store {
     }
 
     pub fn has_work(&self) -> bool {
-        !self.writes.is_empty() || !self.reads.is_empty()
+        !self.writes.is_empty() || !self.reads.is_empty() || !self.late.is_empty()
     }
 
     /// Does some of what waits: a batch of writes, or a read, whichever comes to hand.
     pub fn work(&mut self, random: &mut Random, faults: &Faults) -> Vec<Told> {
         let mut told = Vec::new();
         let reads_first = random.one_in(2);
-        if !self.reads.is_empty() && (reads_first || self.writes.is_empty()) {
-            told.push(self.read(random, faults));
+        if !self.late.is_empty() && (random.one_in(6) || self.writes.is_empty() && self.reads.is_empty()) {
+            told.push(self.late.swap_remove(random.below(self.late.len())));
+        } else if !self.reads.is_empty() && (reads_first || self.writes.is_empty()) {
+            self.read(random, faults, &mut told);
         } else if !self.writes.is_empty() {
             self.write(random, faults, &mut told);
         }
@@ -109,12 +114,14 @@ impl Store {
         told
     }
 
-    fn read(&mut self, random: &mut Random, faults: &Faults) -> Told {
+    fn read(&mut self, random: &mut Random, faults: &Faults, told: &mut Vec<Told>) {
         let (shard, asker, lookup) = self.reads.swap_remove(random.below(self.reads.len()));
         let fails = random.one_in(faults.read_fails);
         let found = if fails { Found::Failed } else { self.find(&lookup) };
         let is_answer = matches!(found, Found::Failed | Found::Refused(..));
-        Told { shard, done: Done::Found(asker, found), state: if is_answer { 0 } else { self.state } }
+        let is_late = matches!(asker, Asker::Member(..)) && random.one_in(if faults.is_any_of_store() { 2 } else { 0 });
+        let read = Told { shard, done: Done::Found(asker, found), state: if is_answer { 0 } else { self.state } };
+        if is_late { self.late.push(read) } else { told.push(read) }
     }
 
     pub fn find(&self, lookup: &Lookup) -> Found {
@@ -199,8 +206,9 @@ impl Store {
         self.state += 1;
         self.unseen.clear();
         (self.ledger, self.breaker) = open(connection, &self.limits);
-        (self.writes, self.reads, self.watches) = Default::default();
-        self.truth.roll_back(self.ledger.last_position().unwrap());
+        (self.writes, self.reads, self.late, self.watches) = Default::default();
+        let position = self.ledger.last_position().unwrap();
+        self.truth.roll_back(position, self.ledger.connection());
     }
 
     /// Compares what the database holds with what it was told.

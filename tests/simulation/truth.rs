@@ -12,6 +12,7 @@ use sizland_chat::chat::store::{Verdict, Write};
 use sizland_chat::wire::message::tombstone;
 
 use super::change::{Change, What, text};
+use super::members::{GUARDED, Members, Told};
 
 /// A committed event.
 pub struct Event {
@@ -33,6 +34,8 @@ pub struct Truth {
     deleted: BTreeMap<(String, String), Vec<u64>>,
     /// (room, message) -> its `seq`.
     messages: BTreeMap<(String, String), u64>,
+    pub members: Members,
+    pub guarded: bool,
     /// What somebody was told that it is kept.
     acknowledged: Vec<(Change, Option<u64>)>,
     /// The last `seq` that somebody was sent, by room.
@@ -57,6 +60,9 @@ impl Truth {
     /// Takes in a batch that was committed, and how it was decided.
     pub fn take_in(&mut self, batch: &[Arc<Write>], verdicts: &[Verdict]) {
         for (write, verdict) in batch.iter().zip(verdicts) {
+            if self.guarded {
+                self.members.take_in(write, verdict);
+            }
             if let Verdict::New { seq } = *verdict {
                 let mut body = write.change.prefix.clone();
                 write.finish(&mut body, seq);
@@ -87,8 +93,15 @@ impl Truth {
         self.events.push(Event { room, seq, value, bytes, tombstone });
     }
 
+    /// Somebody was told that a change of memberships is kept.
+    pub fn acknowledge_members(&mut self, told: Told) {
+        let last_seq = self.last_seq(GUARDED);
+        self.members.acknowledge(told, last_seq);
+    }
+
     /// A crash has taken back what was committed behind a position.
-    pub fn roll_back(&mut self, position: u64) {
+    pub fn roll_back(&mut self, position: u64, connection: &Connection) {
+        self.members.reload(connection);
         for event in self.events.drain(position as usize..) {
             self.rooms.get_mut(&event.room).unwrap().pop();
             if let Some(seqs) = self.deleted.get_mut(&(event.room.clone(), text(&event.value["id"]))) {
@@ -209,6 +222,7 @@ impl Truth {
     /// Compares a database with what was committed.
     pub fn check(&self, connection: &Connection) {
         self.check_acknowledged();
+        self.members.check(connection);
         let mut statement = connection.prepare("SELECT body FROM event ORDER BY position").unwrap();
         let mut rows = statement.query([]).unwrap();
         let mut place = 0;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::access::Level;
 use crate::chat::envelope::{Answer, Origin, ReplyTo, RoomAsk};
 use crate::chat::http::Rest;
 use crate::chat::routes::{Call, Gather, Handled, error};
@@ -24,6 +25,7 @@ const LOOKUP: u32 = 0;
 const MESSAGE: u32 = 1;
 const REACTION: u32 = 2;
 const MARK: u32 = 3;
+const MEMBER: u32 = 4;
 
 /// How far an erasure has come.
 pub struct Erasure {
@@ -81,6 +83,7 @@ impl Shard {
                 erasure.messages += u64::from(part == MESSAGE && seq.is_some());
                 erasure.reactions += u64::from(part == REACTION && seq.is_some());
             }
+            (Some(MEMBER), Answer::Version(_)) => erasure.under_way -= 1,
             // Somebody else has removed it meanwhile.
             (Some(MESSAGE | REACTION | MARK), Answer::Refused(ErrorCode::NotFound)) => erasure.under_way -= 1,
             (_, answer) => return Some(self.render(answer)),
@@ -98,7 +101,7 @@ impl Shard {
             let Some(trace) = erasure.traces.pop_front() else { break };
             let (room, part, change) = removal(trace, &erasure.user);
             let to = ReplyTo::RestPart(number, part);
-            if self.ask_room(slot, &room, to, RoomAsk::Change(change.into())).is_err() {
+            if self.ask_room(slot, (&room, None), to, RoomAsk::Change(change.into())).is_err() {
                 return busy();
             }
             erasure.under_way += 1;
@@ -146,6 +149,10 @@ fn removal(trace: Trace, user: &Id) -> (Box<str>, u32, Change) {
         Trace::Reaction { room, message, emoji } => {
             event::reaction_removed_prefix(&mut prefix, &room, &message, &emoji, user.as_ref());
             (room, REACTION, Action::Unreact { message, emoji, user: user.clone() })
+        }
+        Trace::Member { room } => {
+            let action = Action::SetMember { user: user.clone(), level: Level::Nothing, version: None };
+            (room, MEMBER, action)
         }
         Trace::Mark { room } => (room, MARK, Action::ForgetReader { user: user.clone() }),
     };

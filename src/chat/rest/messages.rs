@@ -72,11 +72,13 @@ impl Shard {
         };
         if self.store().is_none() {
             // Nothing is kept, but how far the room has come is known at its home.
-            return self.pending(call, |shard, to| shard.ask_room(call.slot, room, to, RoomAsk::Position));
+            return self.pending(call, |shard, to| {
+                shard.ask_room(call.slot, (room, call.visitor.clone()), to, RoomAsk::Position)
+            });
         }
-        let room = self.room_name(room);
+        let name = self.room_name(room);
         let (before, after, limit) = (page.before, page.after, page.limit);
-        self.pending_lookup(call, Lookup::Page { room, before, after, limit })
+        self.permitted_lookup(call, room, Lookup::Page { room: name, before, after, limit })
     }
 
     pub(in crate::chat) fn edit_message(&mut self, call: &Call<'_>) -> Handled {

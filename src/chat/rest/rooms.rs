@@ -19,14 +19,14 @@ const ROOMS_PAGE_MAX: u32 = 200;
 impl Shard {
     pub(in crate::chat) fn list_online(&mut self, call: &Call<'_>) -> Handled {
         let Some(room) = called_room(call) else { return bad_room() };
-        self.pending(call, |shard, to| shard.ask_room(call.slot, room, to, RoomAsk::Online))
+        self.pending(call, |shard, to| shard.ask_room(call.slot, (room, call.visitor.clone()), to, RoomAsk::Online))
     }
 
     pub(in crate::chat) fn post_room_event(&mut self, call: &Call<'_>) -> Handled {
         let Some(room) = called_room(call) else { return bad_room() };
         match parse_room_event(call.body, room) {
             Ok(prefix) => {
-                self.pending(call, |shard, to| shard.ask_room(call.slot, room, to, RoomAsk::Ephemeral(prefix)))
+                self.pending(call, |shard, to| shard.ask_room(call.slot, (room, None), to, RoomAsk::Ephemeral(prefix)))
             }
             Err(refusal) => refused(&refusal),
         }
@@ -78,8 +78,8 @@ impl Shard {
     pub(in crate::chat) fn read_state(&mut self, call: &Call<'_>) -> Handled {
         let Some(room) = called_room(call) else { return bad_room() };
         let Some(user) = called_reader(call) else { return bad_user() };
-        let room = self.room_name(room);
-        self.pending_lookup(call, Lookup::ReadMark { room, user })
+        let name = self.room_name(room);
+        self.permitted_lookup(call, room, Lookup::ReadMark { room: name, user })
     }
 
     /// Moves a user's mark, and answers how it then stands.

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{ADDED_BYTES_MAX, Due, Room, RoomContext};
+use super::{ADDED_BYTES_MAX, Asked, Due, Room, RoomContext};
 use crate::chat::burst::Kind;
 use crate::chat::desk::Entrusted;
 use crate::chat::envelope::{Answer, Origin, RoomAsk};
@@ -44,7 +44,7 @@ pub(super) struct StoreSide {
 #[derive(Default, Debug)]
 struct Waiting {
     /// Asks that wait for what is read.
-    parked: Vec<(ShardId, Origin, RoomAsk)>,
+    parked: Vec<Asked>,
     /// Verdicts behind a gap.
     held: VecDeque<(Entrusted, Verdict)>,
     /// When the gap is asked for again, on the tick clock.
@@ -128,7 +128,7 @@ impl StoreSide {
         self.waiting.as_ref().is_some_and(|waiting| !waiting.held.is_empty())
     }
 
-    fn take_parked(&mut self) -> Vec<(ShardId, Origin, RoomAsk)> {
+    fn take_parked(&mut self) -> Vec<Asked> {
         self.waiting.as_mut().map(|waiting| std::mem::take(&mut waiting.parked)).unwrap_or_default()
     }
 
@@ -173,7 +173,7 @@ impl Room {
     /// Takes the store's verdict on a change of this room.
     pub fn handle_verdict(&mut self, cx: &mut RoomContext<'_>, entrusted: Entrusted, verdict: Verdict) {
         self.store.writes -= 1;
-        self.store.write_bytes -= entrusted.write.change.prefix.len();
+        self.store.write_bytes -= entrusted.write.change.bytes();
         if verdict == Verdict::Refused(ErrorCode::Unavailable) {
             self.store.waiting().recheck_ms.get_or_insert(cx.now.tick_ms + RETRY_MS);
         }
@@ -196,7 +196,7 @@ impl Room {
         origin: &Origin,
         change: Change,
     ) -> Option<Answer> {
-        let bytes = change.prefix.len();
+        let bytes = change.bytes();
         if self.is_full(cx, bytes) {
             return Some(Answer::Refused(ErrorCode::Overloaded));
         }
@@ -211,8 +211,11 @@ impl Room {
         if cx.desk.write(entrusted).is_err() {
             return Some(Answer::Refused(ErrorCode::Overloaded));
         }
-        if planted::is(Bug::DeliveredBeforeCommit) && bytes > 0 {
+        if planted::is(Bug::DeliveredBeforeCommit) && !write.change.prefix.is_empty() {
             self.emit(cx, &write, self.last_seq + 1);
+        }
+        if self.is_change_of_members(&write.change.action) {
+            self.begin_change_of_members(cx, &write.change.action);
         }
         self.store.writes += 1;
         self.store.write_bytes += bytes;
@@ -220,14 +223,8 @@ impl Room {
     }
 
     /// An ask that comes before the room knows its last `seq` waits for it.
-    pub(super) fn wait_for_position(
-        &mut self,
-        cx: &mut RoomContext<'_>,
-        source: ShardId,
-        origin: Origin,
-        ask: RoomAsk,
-    ) {
-        self.park(source, origin, ask);
+    pub(super) fn wait_for_position(&mut self, cx: &mut RoomContext<'_>, asked: Asked) {
+        self.park(asked);
         if self.store.reading.is_none() {
             match cx.desk.read(Asker::Room(cx.number), Lookup::Position(self.name.clone())) {
                 Ok(()) => self.store.reading = Some(Reading::Position),
@@ -249,8 +246,8 @@ impl Room {
     }
 
     /// Keeps an ask until the store has answered.
-    pub(super) fn park(&mut self, source: ShardId, origin: Origin, ask: RoomAsk) {
-        self.store.waiting().parked.push((source, origin, ask));
+    pub(super) fn park(&mut self, asked: Asked) {
+        self.store.waiting().parked.push(asked);
     }
 
     /// Looks again for what the store may have kept unheard, if its time has come.
@@ -273,12 +270,14 @@ impl Room {
     }
 
     /// Makes of a verdict what the room says, and the answer.
-    fn settle(&mut self, cx: &mut RoomContext<'_>, write: &Write, verdict: Verdict) -> Answer {
+    pub(super) fn settle(&mut self, cx: &mut RoomContext<'_>, write: &Write, verdict: Verdict) -> Answer {
         match verdict {
             Verdict::New { seq } => self.emit(cx, write, seq),
             Verdict::Same(outcome) => self.published(outcome, true),
             Verdict::Unchanged => Answer::Changed { seq: None, timestamp_ms: write.at_ms },
             Verdict::Refused(code) => Answer::Refused(code),
+            Verdict::Version(version) => Answer::Version(version),
+            Verdict::Stale(version) => Answer::Stale(version),
             Verdict::Done => {
                 match &write.change.action {
                     Action::MarkRead { user, seq } => self.note_receipt(cx, user, *seq),
@@ -339,6 +338,9 @@ impl Room {
     }
 
     fn settle_entrusted(&mut self, cx: &mut RoomContext<'_>, entrusted: &Entrusted, verdict: Verdict) {
+        if self.is_change_of_members(&entrusted.write.change.action) {
+            return self.settle_members(cx, entrusted, verdict);
+        }
         let answer = self.settle(cx, &entrusted.write, verdict);
         self.replies.push((entrusted.source, entrusted.origin.clone(), Due::Answer(answer)));
     }
@@ -384,17 +386,20 @@ impl Room {
     }
 
     fn take_up_parked(&mut self, cx: &mut RoomContext<'_>) {
-        for (source, origin, ask) in self.store.take_parked() {
-            self.handle_ask(cx, source, origin, ask);
+        for mut asked in self.store.take_parked() {
+            if planted::is(Bug::JudgedOnce) && matches!(asked.ask, RoomAsk::Subscribe { since: Some(_), .. }) {
+                asked.visitor = None;
+            }
+            self.handle_ask(cx, asked);
         }
     }
 
     /// The store cannot say where the room stands: nothing that needs to know it can be done.
     fn refuse_parked(&mut self, cx: &RoomContext<'_>) {
-        for (source, origin, ask) in self.store.take_parked() {
+        for Asked { source, origin, visitor, ask } in self.store.take_parked() {
             let answer = match ask {
                 RoomAsk::Fence => Answer::Done,
-                RoomAsk::Online => Answer::Users(Vec::new(), 0),
+                RoomAsk::Online if visitor.is_none() => Answer::Users(Vec::new(), 0),
                 RoomAsk::Ephemeral(_) => Answer::Delivered { users: 0, connections: 0 },
                 _ => Answer::Refused(ErrorCode::Unavailable),
             };

@@ -113,7 +113,7 @@ impl World {
 
     fn with(limits: Limits) -> Self {
         let name = RoomName::new("r", key().hash("r"));
-        let room = Room::new(name, "e1".into(), SHARDS, Now { tick_ms: 0, wall_ms: WALL_MS }, false);
+        let room = Room::new(name, "e1".into(), None, SHARDS, Now { tick_ms: 0, wall_ms: WALL_MS }, false);
         let deflater = Deflater::new(limits.deflate_threshold_bytes);
         let desk = Desk::new(None, &limits, 1);
         Self { room, orderer: Orderer::new(key()), desk, deflater, limits, quiet: false, tick_ms: 0 }
@@ -129,7 +129,8 @@ impl World {
 
     fn ask(&mut self, source: ShardId, slot: u32, ask: RoomAsk) {
         let origin = Origin { conn: conn(source, slot), to: ReplyTo::Nobody };
-        self.run(|room, cx| room.handle_ask(cx, source, origin, ask));
+        let asked = Asked { source, origin, visitor: None, ask };
+        self.run(|room, cx| room.handle_ask(cx, asked));
     }
 
     fn join(&mut self, source: ShardId, slot: u32, name: &str) {
@@ -757,7 +758,7 @@ impl Stored {
         let mut world = World::with(limits);
         world.desk = Desk::new(Some(facts), &world.limits, 1);
         let name = RoomName::new("r", key().hash("r"));
-        world.room = Room::new(name, "e1".into(), SHARDS, Now { tick_ms: 0, wall_ms: WALL_MS }, true);
+        world.room = Room::new(name, "e1".into(), None, SHARDS, Now { tick_ms: 0, wall_ms: WALL_MS }, true);
         Self { world }
     }
 
