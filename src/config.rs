@@ -200,14 +200,7 @@ impl Config {
                         the path of a database file, or memory";
             return Err(Error::Conflict { rule: rule.to_owned() });
         }
-        let proxies = CHAT_TRUSTED_PROXIES;
-        let trusted_proxies = reader.read(proxies, "", Proxies::parse)?;
-        let proxy_protocol = reader.read(CHAT_PROXY_PROTOCOL, CHAT_PROXY_PROTOCOL.default, on_or_off)?;
-        if proxy_protocol && trusted_proxies.is_empty() {
-            let rule =
-                "CHAT_PROXY_PROTOCOL=on needs CHAT_TRUSTED_PROXIES: the header is read from those alone".to_owned();
-            return Err(Error::Conflict { rule });
-        }
+        let (trusted_proxies, proxy_protocol) = reader.proxies()?;
         let log = LogConfig {
             level: reader.read(CHAT_LOG, CHAT_LOG.default, log_level)?,
             format: reader.read(CHAT_LOG_FORMAT, CHAT_LOG_FORMAT.default, log_format)?,
@@ -457,6 +450,16 @@ impl Reader<'_> {
             (None, None) if client_authorities.is_some() => Err(missing(CHAT_TLS_CERT, CHAT_TLS_CLIENT_CA)),
             (None, None) => Ok(None),
         }
+    }
+
+    fn proxies(&mut self) -> Result<(Proxies, bool), Error> {
+        let trusted = self.read(CHAT_TRUSTED_PROXIES, "", Proxies::parse)?;
+        let protocol = self.read(CHAT_PROXY_PROTOCOL, CHAT_PROXY_PROTOCOL.default, on_or_off)?;
+        if protocol && trusted.is_empty() {
+            let rule = "CHAT_PROXY_PROTOCOL=on needs CHAT_TRUSTED_PROXIES: the header is read from those alone";
+            return Err(Error::Conflict { rule: rule.to_owned() });
+        }
+        Ok((trusted, protocol))
     }
 
     fn limits(&mut self, open_files_max: u64) -> Result<Limits, Error> {
