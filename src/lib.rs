@@ -115,6 +115,7 @@
 //! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
 //! | [`chat::rates`] | what connections and users may send; their debts, also over reconnects and threads |
+//! | [`chat::address_homes`] | the home side of addresses: how many connections come from each, and how fast |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
 //! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |

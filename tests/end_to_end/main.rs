@@ -9,6 +9,7 @@ mod proxy;
 mod server;
 mod store_folder;
 
+mod address_limits;
 mod behind_proxy;
 mod churn;
 mod commands;
