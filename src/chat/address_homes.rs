@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::closing::CloseReason;
-use super::connection::{Flag, Phase};
+use super::connection::Phase;
 use super::denial::DenialReason;
 use super::envelope::{Answer, Ask, Envelope, Origin, Reply, ReplyTo, Request};
 use super::http::{Manner, Rest};
@@ -185,7 +185,7 @@ impl Shard {
         let target = home(address.hash_code(self.key), self.shards);
         let origin = Origin { conn: self.connections.id(slot), to: ReplyTo::Address };
         self.mail.request(target, Request { origin, ask: Ask::Address(address) })?;
-        self.connections[slot].mark(Flag::AddressCounted);
+        self.addresses.count(slot);
         Ok(true)
     }
 
@@ -213,8 +213,7 @@ impl Shard {
 
     /// Tells the home of a connection's address that it no longer counts.
     pub(super) fn leave_address(&mut self, slot: u32) {
-        if self.connections[slot].has(Flag::AddressCounted) {
-            self.connections[slot].unmark(Flag::AddressCounted);
+        if self.addresses.uncount(slot) {
             let address = AddressKey::of(self.addresses.of(slot));
             let target = home(address.hash_code(self.key), self.shards);
             self.mail.post(target, Envelope::AddressGone { address });

@@ -263,8 +263,6 @@ pub enum Flag {
     Paused = 256,
     /// The last ping stood at an odd multiple of the interval.
     PingedOdd = 512,
-    /// Counted at the home of its address.
-    AddressCounted = 1024,
 }
 
 /// Where in the flags the width of the window stands.
