@@ -125,6 +125,7 @@
 //! | [`chat::job`] | what a shard hands to threads that may block, of whatever kind |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
 //! | [`chat::rates`] | what connections and users may send; their debts, also over reconnects and threads |
+//! | [`chat::address_homes`] | the home side of addresses: how many connections come from each, and how fast |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
 //! | [`chat::tokens`], [`chat::errands`] | the check of a token, now or later; what is under way to the crews |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |

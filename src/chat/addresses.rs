@@ -19,6 +19,8 @@ const NOWHERE: u32 = u32::MAX;
 pub struct Addresses {
     codes: Vec<u32>,
     wide: Slab<IpAddr>,
+    /// A bit for each slot that is counted at the home of its address; none where addresses are not limited.
+    counted: Vec<u64>,
 }
 
 impl Addresses {
@@ -53,6 +55,24 @@ impl Addresses {
         }
     }
 
+    /// Notes that the slot is counted at the home of its address.
+    pub fn count(&mut self, slot: u32) {
+        let word = slot as usize / 64;
+        if self.counted.len() <= word {
+            self.counted.resize(word + 1, 0);
+        }
+        self.counted[word] |= 1 << (slot % 64);
+    }
+
+    /// Notes that it no longer is; returns whether it was.
+    pub fn uncount(&mut self, slot: u32) -> bool {
+        let Some(word) = self.counted.get_mut(slot as usize / 64) else { return false };
+        let bit = 1 << (slot % 64);
+        let was_counted = *word & bit != 0;
+        *word &= !bit;
+        was_counted
+    }
+
     /// Frees what many more addresses needed.
     pub fn give_back(&mut self) {
         give_back_slab(&mut self.wide);
@@ -70,6 +90,14 @@ mod tests {
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_slot_is_counted_once() {
+        let mut addresses = Addresses::default();
+        assert!(!addresses.uncount(70));
+        addresses.count(70);
+        assert!(!addresses.uncount(6) && addresses.uncount(70) && !addresses.uncount(70));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::connection::{Admission, Flag, NONE, Phase};
 use super::denial::DenialReason;
 use super::envelope::{Answer, Ask, Origin, ReplyTo, Request, UserAsk};
 use super::ids::{UserId, home};
+use super::mail::NoCredit;
 use super::shard::Shard;
 use super::tokens::Checked;
 use super::wheel::TICK_MS;
@@ -22,7 +23,8 @@ impl Shard {
         UserId::new(id, self.key.hash(id.text()))
     }
 
-    /// Asks the user's home to admit a connection whose token was verified. `upgrade` is the answer to the HTTP request,
+    /// Asks the user's home, and before it that of the address if those are limited, to admit a connection whose token was
+    /// verified. `upgrade` is the answer to the HTTP request,
     /// to be sent in front of the greeting.
     ///
     /// # Errors
@@ -36,11 +38,11 @@ impl Shard {
         reference: Option<Box<str>>,
     ) -> Result<(), Vec<u8>> {
         let user = self.user_id(user);
-        let conn = self.connections.id(slot);
-        let target = home(user.hash_code(), self.shards);
-        let request =
-            Request { origin: Origin { conn, to: ReplyTo::Admission }, ask: Ask::User(user.clone(), UserAsk::Admit) };
-        if self.mail.request(target, request).is_err() {
+        let asked = match self.ask_address(slot, identity.role) {
+            Ok(false) => self.ask_admission(slot, &user),
+            asked => asked.map(|_| ()),
+        };
+        if asked.is_err() {
             return Err(upgrade);
         }
         let number = self.users.enter(&user, slot);
@@ -54,6 +56,12 @@ impl Shard {
         conn.extra_mut().admission = Some(Admission { upgrade, expires_at_ms, reference });
         self.note_grants(slot, identity);
         Ok(())
+    }
+
+    pub(super) fn ask_admission(&mut self, slot: u32, user: &UserId) -> Result<(), NoCredit> {
+        let origin = Origin { conn: self.connections.id(slot), to: ReplyTo::Admission };
+        let target = home(user.hash_code(), self.shards);
+        self.mail.request(target, Request { origin, ask: Ask::User(user.clone(), UserAsk::Admit) })
     }
 
     /// The user's home has answered.

@@ -233,7 +233,8 @@ impl Shard {
     }
 
     /// Takes the connection out of its rooms, its pending joins and its user, and frees what it need no longer hold.
-    fn leave_everything(&mut self, slot: u32) {
+    pub(super) fn leave_everything(&mut self, slot: u32) {
+        self.leave_address(slot);
         self.leave_all_rooms(slot);
         self.drop_extra(slot);
         self.grants.remove(&slot);

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::address_homes::AddressKey;
 use super::burst::{Frames, Segment};
 use super::history::Missed;
 use super::ids::{ConnId, RoomName, ShardId, UserId};
@@ -97,6 +98,11 @@ pub enum Envelope {
         /// Up to when everything is paid for.
         known: Box<Debts>,
     },
+    /// A connection that was asked for at the home of its address, and is counted there, no longer is.
+    AddressGone {
+        /// The address, at home at the receiver.
+        address: AddressKey,
+    },
     /// Close a connection because its user has a newer one in its place.
     Replace {
         /// The connection, owned by the receiver.
@@ -146,6 +152,8 @@ pub enum ReplyTo {
     RestPart(u32, u32),
     /// The pending join with this number.
     Join(u32),
+    /// Whether its address may have the connection.
+    Address,
     /// The connection's own admission.
     Admission,
     /// A fresh `online_update` of this room for a connection that missed ephemeral events.
@@ -170,6 +178,8 @@ pub enum Ask {
     Room(RoomName, Option<UserId>, RoomAsk),
     /// Of the home of a user.
     User(UserId, UserAsk),
+    /// Of the home of an address: may a connection from there be opened?
+    Address(AddressKey),
     /// Of any shard.
     Shard(ShardAsk),
 }
@@ -339,6 +349,8 @@ pub enum Answer {
     Connections(Vec<ConnectionSummary>),
     /// The connection may open; the user in the form of its first connection, and what it owes.
     Admitted(UserId, Option<Box<Debts>>),
+    /// There are too many connections from an address; after so many milliseconds it is worth another try.
+    TurnedAway(u64),
     /// Connections of a user with the milliseconds since each was heard.
     Silence(Vec<(ConnId, u64)>),
     /// So many connections were closed.

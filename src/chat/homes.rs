@@ -158,6 +158,7 @@ impl Shard {
                 self.handle_room_ask(&room, Asked { source: from, origin, visitor, ask });
             }
             Ask::User(user, ask) => self.handle_user_ask(from, origin, &user, ask),
+            Ask::Address(address) => self.handle_address_ask(from, origin, address),
             Ask::Shard(ask) => {
                 let answer = self.handle_shard_ask(ask);
                 self.mail.reply(from, Reply { origin, answer });
@@ -431,6 +432,7 @@ impl Shard {
             // The connection is gone; a late answer to a slot that has a new owner is nobody's.
             _ if !is_current && !planted::is(Bug::LateAnswer) => {}
             ReplyTo::Nobody => {}
+            ReplyTo::Address => self.finish_address(slot, &answer),
             ReplyTo::Admission => self.finish_admission(slot, answer),
             ReplyTo::Reference(reference, room) => self.answer_request(slot, Some(&reference), &room, &answer),
             ReplyTo::Refusal(room) => self.answer_request(slot, None, &room, &answer),

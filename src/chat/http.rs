@@ -285,7 +285,7 @@ impl Shard {
         Read::Used(data.len())
     }
 
-    fn write_rest(&self, manner: &Manner, rest: &Rest) -> Vec<u8> {
+    pub(super) fn write_rest(&self, manner: &Manner, rest: &Rest) -> Vec<u8> {
         let mut headers: Vec<(&str, &str)> = rest.headers.iter().map(|(name, value)| (*name, &**value)).collect();
         if let Some(origin) = &manner.allow_origin {
             headers.push(("Access-Control-Allow-Origin", origin));

@@ -102,6 +102,13 @@ impl HashKey {
         hasher.finish()
     }
 
+    /// SipHash-1-3 of a number.
+    pub fn hash_number(&self, number: u64) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.k0, self.k1);
+        hasher.write_u64(number);
+        hasher.finish()
+    }
+
     /// The opaque, stable public name of a connection: 16 hexadecimal digits.
     pub fn connection_id(&self, conn: ConnId) -> String {
         let mut hasher = SipHasher13::new_with_keys(!self.k0, self.k1);

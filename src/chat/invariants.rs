@@ -56,7 +56,7 @@ impl Shard {
     /// If it has.
     pub fn check_empty(&self) {
         self.check_settled();
-        assert_eq!(self.addresses.wide(), 0);
+        assert_eq!((self.addresses.wide(), self.address_homes.connections()), (0, 0));
         assert!(self.connections.is_empty() && self.users.is_empty() && self.user_homes.is_empty());
         assert_eq!(self.local_rooms.iter().count(), 0);
         assert_eq!(self.rooms.iter().map(|room| room.connections()).sum::<u32>(), 0);

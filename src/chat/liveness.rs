@@ -25,6 +25,7 @@ impl Shard {
         }
         self.handle_room_timers();
         self.settle_rates();
+        self.address_homes.sweep(self.now.tick_ms);
         self.tell_suppressed_denials();
     }
 

@@ -3,6 +3,7 @@
 //! Time and bytes come in as arguments (`handle_*`), effects go out as values (`poll_*`). Nothing here reads a clock,
 //! opens a socket, starts a thread or draws a random number from outside its seed.
 
+pub mod address_homes;
 pub mod addresses;
 mod admission;
 pub mod burst;

@@ -100,7 +100,11 @@ impl Rule {
         Self { burst_ms: rule.cost_ms(burst), ..rule }
     }
 
-    fn cost_ms(self, tokens: u32) -> u32 {
+    pub(super) fn burst_ms(self) -> u32 {
+        self.burst_ms
+    }
+
+    pub(super) fn cost_ms(self, tokens: u32) -> u32 {
         (u64::from(tokens) * 1000 / u64::from(self.per_second)).min(u64::from(DEBT_MAX_MS)) as u32
     }
 }
@@ -111,13 +115,13 @@ const DEBT_MAX_MS: u32 = 1 << 30;
 const PAST_MAX_MS: u32 = 1 << 29;
 
 /// What is still to be paid of a debt up to that time.
-fn owed_ms(until: u32, now: u32) -> u32 {
+pub(super) fn owed_ms(until: u32, now: u32) -> u32 {
     let left = until.wrapping_sub(now);
     if left <= u32::MAX / 2 { left } else { 0 }
 }
 
 /// The later one of two times.
-fn later(one: u32, other: u32) -> u32 {
+pub(super) fn later(one: u32, other: u32) -> u32 {
     if owed_ms(one, other) > 0 { one } else { other }
 }
 

@@ -18,6 +18,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use slab::Slab;
 
 use super::Now;
+use super::address_homes::AddressHomes;
 use super::addresses::Addresses;
 use super::closing::CloseReason;
 use super::connection::{Connections, Flag, Phase};
@@ -128,6 +129,7 @@ pub struct Shard {
     pub(super) desk: Desk,
     pub(super) feed: FeedWaits,
     pub(super) user_homes: UserHomes,
+    pub(super) address_homes: AddressHomes,
     pub(super) revocations: Revocations,
     pub(super) credentials: Arc<Credentials>,
     /// How often they were replaced.
@@ -175,6 +177,7 @@ impl Shard {
             desk: Desk::new(store, limits, shards),
             feed: FeedWaits::default(),
             user_homes: UserHomes::default(),
+            address_homes: AddressHomes::new(key, limits.addresses_max),
             revocations: Revocations::new(limits.revocations_max),
             credentials: Arc::new(config.credentials.clone()),
             keys_generation: 0,
@@ -262,6 +265,7 @@ impl Shard {
                 }
                 self.user_homes.leave(&user, conn);
             }
+            Envelope::AddressGone { address } => self.handle_address_gone(address),
             Envelope::Taken { user, told } => self.settle_debts(from, user, &told),
             Envelope::Owed { user, known } => self.learn_debts(&user, &known),
             Envelope::Replace { conn } => {
@@ -417,6 +421,7 @@ impl Shard {
             self.churn.due_ms(self.connections.len()),
             self.denials.due_ms(),
             self.rates.due_ms(),
+            self.address_homes.due_ms(),
         ];
         due_ms.into_iter().flatten().min()
     }

@@ -225,6 +225,14 @@ limits! {
     rate_rest_burst: u32, "calls", 200, 1..=1_000_000;
     /// Users who owe something, in each of two tables of each thread; above it the debts of some are forgotten.
     rate_users_max: usize, "users", 100_000, 1..=10_000_000;
+    /// WebSockets of users from one address (IPv6: /64) at once; above it an upgrade is answered 429. 0 for no limit.
+    address_connections_max: u32, "connections", 0, 0..=1_000_000;
+    /// WebSockets of users that may come from one address (IPv6: /64) a second in the long run. 0 for no limit.
+    address_connects_per_second: u32, "connections", 0, 0..=1_000;
+    /// WebSockets of users that may come from one address at once.
+    address_connects_burst: u32, "connections", 100, 1..=1_000_000;
+    /// Addresses without connections of which each thread remembers how many came; above it some are forgotten.
+    addresses_max: usize, "addresses", 100_000, 1..=10_000_000;
     /// Denials of each reason that each thread logs in a second; one further line counts the rest.
     denial_lines_per_second: u32, "lines", 10, 0..=1_000_000;
     /// Time between `/readyz` answering 503 and the listeners' close.

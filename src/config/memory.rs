@@ -28,6 +28,8 @@ pub const PENDING_JOIN_BYTES: u64 = 128;
 pub const ENTRY_BYTES: u64 = 512;
 /// A user who owes something, in one of the two tables of a thread.
 pub const DEBTOR_BYTES: u64 = 96;
+/// An address whose connections are counted.
+pub const ADDRESS_BYTES: u64 = 48;
 /// The page caches of the store: 8 MiB to write, 4 for each of two that read and for the one that writes the log back;
 /// and the stacks and prepared statements of their threads.
 pub const STORE_BASE_BYTES: u64 = 32 << 20;
@@ -73,11 +75,16 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let rooms_beyond = count(limits.rooms_per_connection_max).saturating_sub(ROOMS_IN_SLOT);
     // Every thread keeps its own.
     let entries = threads * (count(limits.idempotency_entries_max) + count(limits.revocations_max));
+    let addresses = match (limits.address_connections_max, limits.address_connects_per_second) {
+        (0, 0) => 0,
+        _ => connections + threads * count(limits.addresses_max),
+    };
     let tables = [
         threads * count(limits.pending_joins_max) * PENDING_JOIN_BYTES,
         threads * count(limits.mailbox_batches_max) * BATCH_BYTES,
         entries * ENTRY_BYTES,
         threads * count(limits.rate_users_max) * 2 * DEBTOR_BYTES,
+        addresses * ADDRESS_BYTES,
     ];
     let store = match config.store {
         Store::None => 0,

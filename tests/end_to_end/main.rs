@@ -13,6 +13,7 @@ mod store_folder;
 mod stream;
 
 mod access;
+mod address_limits;
 mod behind_proxy;
 mod churn;
 mod commands;
