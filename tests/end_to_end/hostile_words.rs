@@ -202,7 +202,7 @@ fn lines_forged_in_the_log() {
             http.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-API-Key: a\nforged: yes\r\n\r\n");
             assert_eq!(http.response().status, 400);
         });
-        eventually("the dismissal is logged", || server.log().contains("4503").then_some(()));
+        eventually("the dismissal is logged", || server.log().contains("forged=").then_some(()));
         assert_log_is_sound(&server, format == "json");
         assert!(
             !server.log().lines().any(|line| line.starts_with("2026-01-01") || line.contains("\"message\":\"forged\""))
