@@ -293,7 +293,7 @@ fn connections_that_come_and_go() {
 
 #[test]
 fn requests_that_nobody_reads_the_answers_of() {
-    let server = Server::start_with(&[("CHAT_REST_IDLE_MS", "2000"), ("CHAT_OUTBOX_SOFT_BYTES", "65536")]);
+    let server = Server::start_with(&[("CHAT_OUTBOX_SOFT_BYTES", "65536")]);
     let bytes_before = server.resident_bytes_max();
     let before = open_files(&server);
     beside(&server, || {
