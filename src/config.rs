@@ -6,10 +6,12 @@
 //! [`Generated`], which `--dev` exists to print.
 
 mod dotenv;
+mod key_files;
 mod limits;
 mod memory;
 mod open_files;
 mod origins;
+mod proxies;
 mod settings;
 mod source;
 
@@ -17,15 +19,19 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::auth::{ApiKey, Keys};
+use crate::auth::api_keys::API_KEY_BYTES_MIN;
+use crate::auth::{Algorithm, ApiKeys, Credentials, Key, KeyKind, Keys};
 use crate::error::Error;
 use crate::log::LogConfig;
 
+pub use key_files::{JwksPlace, KeyFiles, is_url, taken};
 pub use limits::{LimitRow, Limits};
 pub use memory::*;
 pub use open_files::{FILES_RESERVED, hard_limit, raise_limit};
 pub use origins::Origins;
+pub use proxies::Proxies;
 pub use settings::{Setting, TABLE as SETTINGS, table_markdown as settings_markdown};
 pub use source::{Inputs, Source};
 
@@ -34,8 +40,6 @@ use source::Layers;
 
 /// Least bytes of `JWT_SECRET` outside of `--dev`.
 const SECRET_BYTES_MIN: usize = 32;
-/// Least bytes of `CHAT_API_KEY`.
-const API_KEY_BYTES_MIN: usize = 16;
 
 /// Who answers what connections send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,12 +97,16 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Threads that serve connections, at least 1.
     pub threads: usize,
-    /// How tokens are verified.
-    pub keys: Keys,
-    /// What a backend sends as `X-API-Key`, if it may.
-    pub api_key: Option<ApiKey>,
+    /// How tokens are verified, and what a backend sends as `X-API-Key`.
+    pub credentials: Credentials,
+    /// Where more of that comes from, again and again.
+    pub key_files: KeyFiles,
     /// Web pages that may connect.
     pub origins: Origins,
+    /// Peers whose word about their clients counts.
+    pub trusted_proxies: Proxies,
+    /// Whether connections of trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Where messages are kept.
     pub store: Store,
     /// Whether `/readyz` answers 503 while the store fails.
@@ -155,13 +163,15 @@ impl Config {
         let layers = Layers::collect(inputs)?;
         let mut reader = Reader { layers: &layers, effective: Vec::new() };
         let mut generated = Generated::default();
-        let keys = reader.keys(inputs.dev, &mut generated)?;
+        let base = reader.keys(inputs.dev, &mut generated)?;
         let port_key = match layers.find(WS_PORT.key) {
             None if layers.find(PORT.key).is_some() => PORT,
             _ => WS_PORT,
         };
         let port = reader.read(port_key, WS_PORT.default, |text| decimal(text)?.parse().ok())?;
-        let api_key = reader.api_key(inputs.dev, &mut generated)?;
+        let key_files = reader.key_files(base, inputs.dev, &mut generated)?;
+        let (pem, jwks) = (key_files.read_pem(inputs.read_file)?, key_files.read_jwks(inputs.read_file)?);
+        let credentials = key_files.credentials(&pem, &jwks, key_files.read_api_keys(inputs.read_file)?);
         reader.read(CHAT_CONFIG, "", |_| Some(()))?;
         let listen = if inputs.dev { "127.0.0.1" } else { CHAT_LISTEN.default };
         let listen = reader.read(CHAT_LISTEN, listen, |text| text.parse().ok())?;
@@ -180,6 +190,14 @@ impl Config {
         let expiry = CHAT_ENFORCE_EXPIRY;
         let enforce_expiry = reader.read(expiry, expiry.default, on_or_off)?;
         let origins = reader.read(CHAT_ORIGINS, CHAT_ORIGINS.default, Origins::parse)?;
+        let proxies = CHAT_TRUSTED_PROXIES;
+        let trusted_proxies = reader.read(proxies, "", Proxies::parse)?;
+        let proxy_protocol = reader.read(CHAT_PROXY_PROTOCOL, CHAT_PROXY_PROTOCOL.default, on_or_off)?;
+        if proxy_protocol && trusted_proxies.is_empty() {
+            let rule =
+                "CHAT_PROXY_PROTOCOL=on needs CHAT_TRUSTED_PROXIES: the header is read from those alone".to_owned();
+            return Err(Error::Conflict { rule });
+        }
         let log = LogConfig {
             level: reader.read(CHAT_LOG, CHAT_LOG.default, log_level)?,
             format: reader.read(CHAT_LOG_FORMAT, CHAT_LOG_FORMAT.default, log_format)?,
@@ -191,9 +209,11 @@ impl Config {
             port,
             tls,
             threads,
-            keys,
-            api_key,
+            credentials,
+            key_files,
             origins,
+            trusted_proxies,
+            proxy_protocol,
             store,
             ready_requires_store,
             rates,
@@ -221,15 +241,18 @@ impl Config {
     /// A configuration for development and tests: loopback, any free port, one thread, every
     /// default, and this secret and API key.
     pub fn for_tests(secret: &str, api_key: &str) -> Config {
+        let (keys, api_keys) = (Keys::new(secret.as_bytes()), ApiKeys::one(api_key.as_bytes()));
         Config {
             service: Service::Chat,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             tls: None,
             threads: 1,
-            keys: Keys::new(secret.as_bytes()),
-            api_key: Some(ApiKey::new(api_key.as_bytes())),
+            key_files: KeyFiles::none(keys.clone(), api_keys.clone()),
+            credentials: Credentials { keys, api_keys },
             origins: Origins::Any,
+            trusted_proxies: Proxies::default(),
+            proxy_protocol: false,
             store: Store::None,
             ready_requires_store: false,
             rates: true,
@@ -306,10 +329,15 @@ impl Reader<'_> {
         self.effective.push(Effective { key: key.to_owned(), value, source });
     }
 
+    /// The secrets, and the rules by which tokens are verified.
     fn keys(&mut self, dev: bool, generated: &mut Generated) -> Result<Keys, Error> {
+        let others = [CHAT_JWT_KEYS.key, CHAT_JWKS.key];
+        let has_others = others.iter().any(|key| self.layers.find(key).is_some());
         let keys = if self.layers.find(JWT_SECRET.key).is_some() {
             let bytes_min = if dev { 1 } else { SECRET_BYTES_MIN };
-            self.read(JWT_SECRET, "", |text| (text.len() >= bytes_min).then(|| Keys::new(text.as_bytes())))?
+            Keys::new(self.read(JWT_SECRET, "", |text| secret(text, bytes_min))?.as_bytes())
+        } else if has_others {
+            Keys::of(Vec::new())
         } else if dev {
             let secret = generated.jwt_secret.insert(random_hex::<32>()?);
             self.note(JWT_SECRET.key, "***".to_owned(), Source::Dev);
@@ -317,26 +345,80 @@ impl Reader<'_> {
         } else {
             return Err(Error::Missing {
                 key: JWT_SECRET.key.to_owned(),
-                accepted: format!("give {}", JWT_SECRET.accepted),
+                accepted: format!(
+                    "give {}, or public keys: CHAT_JWT_KEYS ({}) or CHAT_JWKS ({})",
+                    JWT_SECRET.accepted, CHAT_JWT_KEYS.accepted, CHAT_JWKS.accepted
+                ),
             });
         };
-        let default = CHAT_JWT_ALGORITHMS.default;
-        let allowed = self.read(CHAT_JWT_ALGORITHMS, default, algorithms)?;
+        let keys = keys.and(self.previous_secret()?);
+        let allowed = self.read(CHAT_JWT_ALGORITHMS, "", algorithms)?;
         let issuers = self.read(CHAT_JWT_ISSUER, "", names)?;
         let audiences = self.read(CHAT_JWT_AUDIENCE, "", names)?;
+        let user_claim = self.read(CHAT_USER_CLAIM, "", user_claim)?;
         let claim = self.read(CHAT_ROLE_CLAIM, CHAT_ROLE_CLAIM.default, role_claim)?;
-        Ok(keys.with_algorithms(allowed).with_issuers(issuers).with_audiences(audiences).with_role_claim(claim))
+        let keys = keys.with_issuers(issuers).with_audiences(audiences);
+        let keys = keys.with_user_claim(user_claim).with_role_claim(claim);
+        let Some(allowed) = allowed else { return Ok(keys) };
+        let for_others = |algorithm: &Algorithm| algorithm.key_kind() != KeyKind::Secret;
+        if keys.is_empty() && !allowed.iter().any(for_others) {
+            let rule =
+                "CHAT_JWT_ALGORITHMS allows only algorithms with a secret, and there is no JWT_SECRET".to_owned();
+            return Err(Error::Conflict { rule });
+        }
+        Ok(keys.with_algorithms(allowed))
     }
 
-    fn api_key(&mut self, dev: bool, generated: &mut Generated) -> Result<Option<ApiKey>, Error> {
-        if dev && self.layers.find(CHAT_API_KEY.key).is_none() {
+    /// The secret that tokens of some time ago are signed with.
+    fn previous_secret(&mut self) -> Result<Option<Arc<Key>>, Error> {
+        let previous = self.read(CHAT_JWT_PREVIOUS_SECRET, "", |text| match text {
+            "" => Some(None),
+            text => secret(text, SECRET_BYTES_MIN).map(Some),
+        })?;
+        let until_ms = self.read(CHAT_JWT_PREVIOUS_UNTIL, "", previous_until)?;
+        match (previous, until_ms) {
+            (Some(secret), Some(until_ms)) => Ok(Some(Arc::new(Key::secret(secret.as_bytes(), Some(until_ms))))),
+            (None, None) => Ok(None),
+            _ => {
+                let rule = "CHAT_JWT_PREVIOUS_SECRET and CHAT_JWT_PREVIOUS_UNTIL go together: give both or none";
+                Err(Error::Conflict { rule: rule.to_owned() })
+            }
+        }
+    }
+
+    fn key_files(&mut self, base: Keys, dev: bool, generated: &mut Generated) -> Result<KeyFiles, Error> {
+        let pem = self.read(CHAT_JWT_KEYS, "", names)?.into_iter().map(PathBuf::from).collect();
+        let jwks = self.read(CHAT_JWKS, "", |text| match text {
+            "" => Some(None),
+            text => JwksPlace::parse(text).map(Some),
+        })?;
+        let one = self.api_key(dev, generated)?;
+        let (mut many, mut wrong) = (ApiKeys::default(), None);
+        self.read(CHAT_API_KEYS, "", |text| {
+            let entries = text.split(',').filter(|entry| !entry.trim().is_empty());
+            let parsed = ApiKeys::parse(entries).map_err(|reason| wrong = Some(reason)).ok();
+            parsed.map(|keys| many = keys)
+        })
+        .map_err(|error| match wrong.take() {
+            Some(reason) => Error::Conflict { rule: format!("CHAT_API_KEYS: {reason}") },
+            None => error,
+        })?;
+        let base_api_keys =
+            one.and(&many).map_err(|reason| Error::Conflict { rule: format!("CHAT_API_KEYS: {reason}") })?;
+        let api_keys = self.read(CHAT_API_KEYS_FILE, "", |text| Some((!text.is_empty()).then(|| text.into())))?;
+        Ok(KeyFiles { base, base_api_keys, pem, jwks, api_keys })
+    }
+
+    fn api_key(&mut self, dev: bool, generated: &mut Generated) -> Result<ApiKeys, Error> {
+        let given = [CHAT_API_KEY, CHAT_API_KEYS, CHAT_API_KEYS_FILE];
+        if dev && !given.iter().any(|setting| self.layers.find(setting.key).is_some()) {
             let key = generated.api_key.insert(random_hex::<16>()?);
             self.note(CHAT_API_KEY.key, "***".to_owned(), Source::Dev);
-            return Ok(Some(ApiKey::new(key.as_bytes())));
+            return Ok(ApiKeys::one(key.as_bytes()));
         }
         self.read(CHAT_API_KEY, "", |text| match text.len() {
-            0 => Some(None),
-            API_KEY_BYTES_MIN.. => Some(Some(ApiKey::new(text.as_bytes()))),
+            0 => Some(ApiKeys::default()),
+            API_KEY_BYTES_MIN.. => Some(ApiKeys::one(text.as_bytes())),
             _ => None,
         })
     }
@@ -388,7 +470,11 @@ fn decimal(text: &str) -> Option<&str> {
     digits.then_some(text)
 }
 
-fn random_hex<const BYTES: usize>() -> Result<String, Error> {
+/// So many random bytes, in hexadecimal.
+///
+/// # Errors
+/// The system has none.
+pub fn random_hex<const BYTES: usize>() -> Result<String, Error> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)
         .map_err(|error| Error::System { action: "draw random bytes", source: io::Error::other(error) })?;

@@ -21,16 +21,16 @@ pub fn dev_banner(config: &Config, address: SocketAddr, now_ms: u64) -> String {
     let host = SocketAddr::new(reachable(address.ip()), address.port());
     let mint = |user: &str, role| {
         let user = Id::from_text(user);
-        let token = config.keys.mint(user.as_ref(), role, TOKEN_TTL, now_ms);
-        token.unwrap_or_default()
+        let token = config.credentials.keys.mint(user.as_ref(), role, TOKEN_TTL, now_ms);
+        token.unwrap_or_else(|| "TOKEN".to_owned())
     };
     let generated = &config.generated;
     let configured = "(as configured)";
     let secret = generated.jwt_secret.as_deref().unwrap_or(configured);
-    let (api_key, credential) = match (&generated.api_key, &config.api_key) {
+    let (api_key, credential) = match (&generated.api_key, &config.credentials.api_keys) {
         (Some(key), _) => (key.as_str(), format!("X-API-Key: {key}")),
-        (None, key) => {
-            let shown = if key.is_some() { configured } else { "(none)" };
+        (None, keys) => {
+            let shown = if keys.is_empty() { "(none)" } else { configured };
             let token = mint("dev-service", Role::Service);
             (shown, format!("Authorization: Bearer {token}"))
         }
@@ -102,7 +102,7 @@ mod tests {
             .collect();
         let users: Vec<Id> = tokens
             .iter()
-            .map(|token| config.keys.verify(token, 1_700_000_000_000).unwrap())
+            .map(|token| config.credentials.keys.verify(token, 1_700_000_000_000).unwrap())
             .filter_map(|identity| identity.user)
             .collect();
         assert_eq!(users, ["alice", "bob"].map(|user| Id::from_text(user).unwrap()));
@@ -119,7 +119,7 @@ mod tests {
         assert!(text.contains("ws://127.0.0.1:8080/ws"));
         let (_, rest) = text.split_once("Bearer ").unwrap();
         let token = rest.split('"').next().unwrap();
-        let identity = config.keys.verify(token, 1_700_000_000_000).unwrap();
+        let identity = config.credentials.keys.verify(token, 1_700_000_000_000).unwrap();
         assert_eq!(identity.role, Role::Service);
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! server     threads, mailboxes, the order of starting and stopping
-//! work       threads that may block: the store, files that may change
+//! work       threads that may block: the store, crews for other jobs, files that may change
 //! reactor    the turn: poll, read, write, post; the only system calls of the loops
 //! chat       the chat itself: bytes and time come in, bytes, envelopes and jobs go out
 //! wire       bytes to values and back
@@ -43,7 +43,7 @@
 //!    [`Batch`](chat::envelope::Batch), with at most one wake.
 //! 5. At the home, [`Shard::handle_batch`](chat::shard::Shard::handle_batch) finds the room in `RoomHomes` and calls
 //!    [`Room::handle_ask`](chat::room::Room::handle_ask). With a store the change goes to the
-//!    [`Desk`](chat::desk::Desk), leaves at the end of the turn as a [`Job`](chat::store::Job), and comes back as a
+//!    [`Desk`](chat::desk::Desk), leaves at the end of the turn as a [`Job`](chat::job::Job), and comes back as a
 //!    [`Verdict`](chat::store::Verdict) once it is committed (see below); without,
 //!    [`Orderer::decide`](chat::orderer::Orderer::decide) gives the verdict at once. What is new has the next `seq`, and
 //!    one finished frame is appended to the room's [`Burst`](chat::burst::Burst). The answer is noted, not sent.
@@ -114,21 +114,28 @@
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
 //! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
 //! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
+//! | [`chat::job`] | what a shard hands to threads that may block, of whatever kind |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
+//! | [`chat::rates`] | what connections and users may send; their debts, also over reconnects and threads |
 //! | [`chat::user_homes`], [`chat::revocations`] | the home side of users; whose older tokens are refused |
+//! | [`chat::tokens`], [`chat::errands`] | the check of a token, now or later; what is under way to the crews |
 //! | [`chat::envelope`], [`chat::mail`] | what shards tell each other; credits, windows and what waits for the end of the turn |
 //! | [`chat::outbox`], [`chat::queues`] | what waits to be sent, and who gets to |
 //! | [`chat::slack`] | gives back what a storm left behind |
 //! | [`chat::wheel`], `chat::liveness` | deadlines; pings, silence and expiry |
 //! | [`chat::closing`], [`chat::drain`] | how a connection ends, and how all do |
+//! | [`chat::denial`], [`chat::addresses`], `chat::proxied` | the record of who was refused what, at a limited rate; from where connections come; what trusted proxies say about that |
 //! | [`chat::echo`] | what answers instead of the chat in `tools/echo`, for conformance suites |
 //! | [`wire::http`], [`wire::body`], [`wire::target`], [`wire::response`], [`wire::upgrade`] | HTTP/1.1, strictly |
+//! | [`wire::proxy`] | the PROXY header and `X-Forwarded-For` |
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
-//! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
+//! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
+//! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
+//! | [`work::keyring`] | the keys in force: where they come from and when that is looked at again |
 //! | [`work::watch`] | what is read again when its file changes, or on SIGHUP |
 //! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
 //!
@@ -152,6 +159,7 @@
 //!
 //! # Invariants
 //!
+//! - **Every denial passes [`chat::denial`]**, which bounds how much is logged, and peers' text is logged as values only.
 //! - **[`chat`] knows no clock, socket or thread**, and draws ids and epochs only from its seed. [`wire`] knows no
 //!   connection, room or time either. A [`Now`](chat::Now) comes with each turn: monotonic milliseconds for deadlines,
 //!   wall milliseconds for timestamps and expiry.
@@ -232,6 +240,11 @@
 //! ends that wait for each other to read would wait for ever. [`memory_bound`](config::memory_bound) adds the limits
 //! up.
 //!
+//! Peers that send too much are refused by [`chat::rates`], at the shard of their connection and without asking anybody. A
+//! user's debts go to the user's home with each connection that ends, and come back with the next admission; who takes
+//! more than a shard's part of the rate is told of once a second. So a limit costs no message, and no memory for those
+//! who keep it.
+//!
 //! # Compression
 //!
 //! permessage-deflate is agreed without context takeover on either side, so a connection keeps four bits of it: the
@@ -273,7 +286,7 @@
 //!
 //! # The store's threads
 //!
-//! A shard's [`Job`](chat::store::Job)s leave at the end of its turn through [`Jobs`](reactor::jobs::Jobs), and the
+//! A shard's jobs for the store ([`store::Job`](chat::store::Job)) leave at the end of its turn through [`Jobs`](reactor::jobs::Jobs), and the
 //! answers come back through its mailbox. One thread writes: all that waits is one batch, one batch one transaction, and
 //! each shard gets one post of verdicts per transaction. Two threads read, on connections of their own. One writes the
 //! log back into the database, so that the writer never waits for the database's fsyncs. Only these threads block, and
@@ -288,6 +301,17 @@
 //! [`work::watch`] looks once a second whether a file that was [added](work::watch::Watch::add) is another one, and reads
 //! everything again on SIGHUP. What was read is checked there and reaches the shards as a [`Post`](reactor::io::Post), so
 //! it takes effect between two inputs of a turn; what cannot be used is a warning, and what is in force stays so.
+//!
+//! # Tokens
+//!
+//! What is signed with a secret is verified where it arrives. A public key takes too long for a loop: the token becomes a
+//! [`Job`](chat::job::Job) of the crew `tokens`, and the connection has the mark `Checking` and is not read until the answer
+//! is there, so that what the client sends behind a token takes effect behind it. An HTTP request stays unread and is read
+//! again; a message is kept. What may be under way is bounded, and so is what is remembered of tokens that verified.
+//!
+//! [`Credentials`](auth::Credentials) are immutable and shared. [`work::keyring`] makes new ones when a file or a fetched
+//! key set changes and posts them to every shard, which then forgets what it remembered. A `kid` that nobody knows is
+//! a job as well: the thread that fetches asks once more, if it may, posts what is new and then the answer.
 //!
 //! # Seams
 //!

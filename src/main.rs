@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use sizland_chat::auth::Role;
-use sizland_chat::config::{Config, Inputs, Store};
+use sizland_chat::auth::{Role, api_keys};
+use sizland_chat::config::{Config, Inputs, Store, random_hex};
 use sizland_chat::error::Error;
 use sizland_chat::wire::value::Id;
 use sizland_chat::work::backup::backup_to;
@@ -31,6 +31,8 @@ enum Command {
     Serve(ServeArguments),
     /// Prints a token, signed with JWT_SECRET.
     Token(TokenArguments),
+    /// Makes an API key, and prints it with the line for CHAT_API_KEYS_FILE that has only its SHA-256.
+    ApiKey(ApiKeyArguments),
     /// Validates the configuration and prints the one in force and the bound on memory.
     Check(ServeArguments),
     /// Copies the store to a new file, also while a server uses it.
@@ -69,6 +71,13 @@ struct TokenArguments {
     /// The rights that the token grants.
     #[arg(long, value_enum, default_value = "user")]
     role: RoleArgument,
+}
+
+#[derive(Args)]
+struct ApiKeyArguments {
+    /// What the key is called in configuration and log.
+    #[arg(default_value = api_keys::DEFAULT_NAME)]
+    name: String,
 }
 
 #[derive(Args)]
@@ -119,6 +128,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve(arguments),
         Command::Token(arguments) => token(arguments),
+        Command::ApiKey(arguments) => api_key(&arguments),
         Command::Check(arguments) => check(arguments),
         Command::Backup(arguments) => backup(arguments),
         Command::Export(arguments) => export(arguments),
@@ -157,8 +167,18 @@ fn token(arguments: TokenArguments) -> Result<(), Error> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    let token = config.keys.mint(user.as_ref(), role, arguments.ttl, now_ms);
-    print(&format!("{}\n", token.unwrap_or_default()))
+    let token = config.credentials.keys.mint(user.as_ref(), role, arguments.ttl, now_ms);
+    let token = token.ok_or_else(|| wrong("tokens are signed with JWT_SECRET, which is not set or not allowed"))?;
+    print(&format!("{token}\n"))
+}
+
+fn api_key(ApiKeyArguments { name }: &ApiKeyArguments) -> Result<(), Error> {
+    if !api_keys::is_name(name) {
+        let reason = "NAME: give 1 to 64 of the letters a to z, digits, -, _ and .".to_owned();
+        return Err(Error::Argument { reason });
+    }
+    let key = random_hex::<32>()?;
+    print(&format!("key:  {key}\nline: {}\n", api_keys::hashed(name, key.as_bytes())))
 }
 
 fn check(arguments: ServeArguments) -> Result<(), Error> {

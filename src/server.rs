@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 
 use crate::chat::drain::Stage;
 use crate::chat::ids::{HashKey, ShardId};
+use crate::chat::job::{Done, Verify};
 use crate::chat::shard::{Gauges, Shard, ShardSetup};
 use crate::chat::store::StoreFacts;
 use crate::config::{self, Config, TlsFiles};
@@ -26,6 +27,8 @@ use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
 use crate::reactor::tls::{Certificates, Tls};
 use crate::reactor::turn::{Budgets, Reactor};
 use crate::work::certificates::Loaded;
+use crate::work::crew::{self, Crew};
+use crate::work::keyring::{KeyThread, SharedKeyring};
 use crate::work::store::{Store, StoreThreads};
 use crate::work::watch::{Watch, WatchThread};
 
@@ -109,10 +112,12 @@ struct Server {
     threads: Vec<JoinHandle<io::Result<()>>>,
     store: Option<StoreThreads>,
     watch: Option<WatchThread>,
+    keys: Option<KeyThread>,
+    checks: Option<Crew<Box<Verify>>>,
 }
 
 impl Server {
-    fn start(config: Arc<Config>, reload: Receiver<()>) -> Result<Self, Error> {
+    fn start(mut config: Arc<Config>, reload: Receiver<()>) -> Result<Self, Error> {
         let wanted = SocketAddr::new(config.listen, config.port);
         let send_buffer_bytes = config.limits.socket_send_buffer_bytes;
         let bind = |source| Error::Bind { address: wanted, source };
@@ -139,8 +144,12 @@ impl Server {
         let mut watch = Watch::default();
         let certificates =
             config.tls.as_ref().map(|files| watch_certificates(files, &mailers, &mut watch)).transpose()?;
-        let watch = Some(watch.start(reload)?);
-        let mut server = Self { config, address, started, mailers, reports, threads: Vec::new(), store, watch };
+        let keyring = SharedKeyring::open(&config, &mut watch)?;
+        let keys = keyring.start(&config, &mailers, &mut watch)?;
+        Arc::make_mut(&mut config).credentials = keyring.credentials();
+        let checks = Some(crew_of_checks(&config, &mailers).map_err(system)?);
+        let (watch, threads) = (Some(watch.start(reload)?), Vec::new());
+        let mut server = Self { config, address, started, mailers, reports, threads, store, watch, keys, checks };
         server.spawn(endpoints, &reporter, &gauges, facts.as_ref(), certificates.as_ref()).map_err(system)?;
         Ok(server)
     }
@@ -160,7 +169,8 @@ impl Server {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
-            let (store, jobs): (_, Option<Jobs>) = (store.cloned(), self.store.as_ref().map(|store| store.jobs(id)));
+            let store = store.cloned();
+            let jobs = self.jobs(id);
             let kept_bytes_max = (self.config.limits.tls_pool_bytes / shards).max(1);
             let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max));
             let work = move || {
@@ -172,6 +182,15 @@ impl Server {
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
         }
         Ok(())
+    }
+
+    fn jobs(&self, shard: ShardId) -> Jobs {
+        let jobs = Jobs::new(shard).with_store(self.store.as_ref().map(StoreThreads::jobs));
+        let jobs = jobs.with_searches(self.keys.as_ref().map(KeyThread::searches));
+        match &self.checks {
+            Some(checks) => jobs.with_checks(checks.queue(shard)),
+            None => jobs,
+        }
     }
 
     /// Leads all shards through the stages of stopping, each to the end before the next.
@@ -193,6 +212,9 @@ impl Server {
         if let Some(store) = self.store.take() {
             tracing::info!(stage = %"Store", "stopping");
             store.stop();
+        }
+        if let Some(checks) = self.checks.take() {
+            checks.stop();
         }
         tell(&self.mailers, || Post::End);
         for thread in self.threads {
@@ -256,6 +278,13 @@ fn tell(mailers: &[Mailer<Post>], post: impl Fn() -> Post) {
         // A thread that has ended needs to be told nothing.
         let _ = mailer.post(post());
     }
+}
+
+/// The threads that verify what is signed with a private key.
+fn crew_of_checks(config: &Config, mailers: &[Mailer<Post>]) -> io::Result<Crew<Box<Verify>>> {
+    let post = crew::poster(mailers);
+    let work = move |shard, verify: Box<Verify>| post(shard, Done::Verified(verify.run().into()));
+    Crew::start("tokens", config.limits.token_threads, mailers.len(), work)
 }
 
 /// The address to listen on, with the port that the system chose if none was asked for.

@@ -51,6 +51,11 @@ fn client_json() {
 }
 
 #[test]
+fn configuration() {
+    replay("configuration");
+}
+
+#[test]
 fn frames() {
     replay("frames");
 }
@@ -66,8 +71,33 @@ fn inflate() {
 }
 
 #[test]
+fn jwks() {
+    replay("jwks");
+}
+
+#[test]
+fn origins() {
+    replay("origins");
+}
+
+#[test]
+fn proxy_header() {
+    replay("proxy_header");
+}
+
+#[test]
+fn rest_body() {
+    replay("rest_body");
+}
+
+#[test]
 fn shard() {
     replay("shard");
+}
+
+#[test]
+fn token() {
+    replay("token");
 }
 
 #[test]

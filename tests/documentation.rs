@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,6 +83,32 @@ fn every_error_code_is_in_a_table() {
 }
 
 #[test]
+fn every_attack_and_fault_is_shown_by_a_test() {
+    let readme = readme();
+    let rows: Vec<&str> = ["attack", "fault"].into_iter().flat_map(|name| rows_below(&readme, name)).collect();
+    assert!(rows.len() >= 30, "{rows:?}");
+    for row in rows {
+        let shown = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{row}");
+        for test in tests {
+            let (module, name) = test.split_once("::").expect("a module and a test");
+            let paths = ["end_to_end/", "faults/", ""].map(|folder| format!("tests/{folder}{module}.rs"));
+            let text = paths.iter().find_map(|path| std::fs::read_to_string(repository().join(path)).ok());
+            let text = text.unwrap_or_else(|| panic!("no file for {test}"));
+            assert!(text.contains(&format!("\nfn {name}() {{")), "{test} does not exist");
+        }
+    }
+}
+
+/// The rows of the table of what is named first, and what happens, and which test shows it.
+fn rows_below<'a>(readme: &'a str, name: &str) -> Vec<&'a str> {
+    let head = format!("\n| {name} | what happens | test that shows it |\n");
+    let (_, table) = readme.split_once(&head).unwrap_or_else(|| panic!("no table of this head: {head}"));
+    table.lines().skip(1).take_while(|line| line.starts_with('|')).collect()
+}
+
+#[test]
 fn nothing_depends_on_the_machine_where_it_was_written() {
     let readme = readme();
     for word in ["/home/", "/tmp/", "/Users/", "file://"] {
@@ -150,7 +177,7 @@ fn options(path: &str) -> String {
     };
     let mut shard = Shard::new(setup, now);
     shard.begin_turn(now);
-    let conn = shard.handle_accept();
+    let conn = shard.handle_accept(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut request = format!("OPTIONS {path} HTTP/1.1\r\nHost: chat\r\n\r\n").into_bytes();
     shard.handle_input(conn.slot(), &mut request);
     let (mut answer, mut budget) = (Vec::new(), SendBudget { express: 100, bulk: 100 });

@@ -202,6 +202,42 @@ fn what_was_imported_goes_on_where_it_was() {
 }
 
 #[test]
+fn who_posts_again_what_was_exported_edited_or_deleted_is_told_its_place() {
+    let folder = Folder::new();
+    let database = Database::open(&folder.store("a")).unwrap();
+    let posts = |key| [1, 2].map(|id| post("r", 5, key, &format!("{{\"id\":{id},\"content\":\"as it was\"}}")));
+    let mut ledger = Ledger::new(database.writer().unwrap(), &Limits::default());
+    ledger.commit(&posts(database.facts().digest_key)).unwrap();
+    let edit = Action::Edit { message: id("1"), fields: b"\"content\":\"other\"".to_vec() };
+    ledger.commit(&[write("r", 6, edit), write("r", 7, Action::Delete { message: id("2") })]).unwrap();
+    drop((ledger, database));
+    let lines = folder.export("a", "lines");
+    folder.import("b", &lines).unwrap();
+    let database = Database::open(&folder.store("b")).unwrap();
+    let mut ledger = Ledger::new(database.writer().unwrap(), &Limits::default());
+    let verdicts = ledger.commit(&posts(database.facts().digest_key)).unwrap();
+    for (seq, verdict) in (1..).zip(verdicts) {
+        assert!(matches!(&verdict, Verdict::Same(place) if place.seq == seq), "{verdict:?}");
+    }
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_store_is_kept_under_another_name() {
+    let folder = Folder::new();
+    fill(&folder.store("a"), 7, &Limits::default());
+    let whole = folder.export("a", "whole");
+    let mut bytes = fs::read(folder.file("a")).unwrap();
+    let half = bytes.len() / 2;
+    bytes[half..].fill(0xa5);
+    fs::write(folder.file("a"), bytes).unwrap();
+    let error = export_to(&folder.store("a"), Some(&folder.file("half"))).unwrap_err().to_string();
+    assert!(error.contains("what could be read before that is in") && error.contains("half.partial"), "{error}");
+    assert!(!folder.file("half").exists());
+    let partial = fs::read_to_string(folder.file("half.partial")).unwrap();
+    assert!(!partial.is_empty() && whole.starts_with(&partial), "{} bytes", partial.len());
+}
+
+#[test]
 fn a_bad_line_keeps_nothing_of_its_batch() {
     let folder = Folder::new();
     let mut lines: Vec<String> =

@@ -1,14 +1,17 @@
-//! The scenarios that take more than one load: everybody into one room, small rooms beside a large one, system calls.
+//! The scenarios that take more than one load: everybody into one room, small rooms beside a large one or attackers, system
+//! calls.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use crate::hostile;
 use crate::process::{Process, bound_command};
-use crate::run::{Failure, Measured, Runner, Running, number};
+use crate::run::{Failure, Measured, Runner, Running, SERVER_CPU, number};
 use crate::scenario::{Load, Scenario, Server, Time};
 
 const GATHER: [(&str, u32); 3] = [("gather-2500", 2_500), ("gather-5000", 5_000), ("gather-10000", 10_000)];
@@ -78,6 +81,28 @@ impl Runner<'_> {
         let outcome = running.finish(&mut large, "large", LOAD_TIMEOUT_S)?;
         number(&outcome, "/published")?;
         let figures = vec![("fair-alone", alone), ("fair-beside", beside), ("fair", beside / alone.max(1.0))];
+        Ok(Measured { figures, ..Measured::default() })
+    }
+
+    /// The small rooms' latency alone, and beside attackers, each on a fresh server that limits rates.
+    pub(crate) fn hostile(&mut self, server: Server, stem: &str) -> Result<Measured, String> {
+        let small = Load { time: Time::Seconds(self.seconds() * 3.0), ..SMALL };
+        let run = |runner: &mut Self, stem: String, is_attacked: bool| {
+            let env = |command: &mut Command| _ = command.env("CHAT_RATES", "on").env("CHAT_HANDSHAKE_MS", "2000");
+            let mut running = runner.start_as(server, &stem, Some(SERVER_CPU), env)?;
+            let (port, ended) = (running.port, AtomicBool::new(!is_attacked));
+            thread::scope(|scope| {
+                let attack = scope.spawn(|| hostile::attack(port, &ended));
+                let outcome = runner.load(&mut running, &small);
+                ended.store(true, Ordering::Relaxed);
+                let blows = attack.join().map_err(|_| "an attacker panicked".to_owned())?;
+                eprintln!("compare: {stem}: {blows} blows");
+                number(&outcome?, "/latency_us/p99")
+            })
+        };
+        let alone = run(self, format!("{stem}-alone"), false)?;
+        let beside = run(self, format!("{stem}-beside"), true)?;
+        let figures = vec![("hostile-alone", alone), ("hostile-beside", beside), ("hostile", beside / alone.max(1.0))];
         Ok(Measured { figures, ..Measured::default() })
     }
 

@@ -17,6 +17,7 @@
 
 mod certificate;
 mod compound;
+mod hostile;
 mod json;
 mod machine;
 mod options;

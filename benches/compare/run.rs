@@ -14,9 +14,9 @@ use crate::process::{Process, bound_command};
 use crate::programs::Programs;
 use crate::scenario::{Kind, Load, Scenario, Server, Time};
 
-const SERVER_CPU: u32 = 0;
+pub(crate) const SERVER_CPU: u32 = 0;
 const LOAD_CPU: &str = "1";
-const SECRET: &str = "the secret of the comparison, not of any service";
+pub(crate) const SECRET: &str = "the secret of the comparison, not of any service";
 const API_KEY: &str = "the-api-key-of-the-comparison";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const OVER_SECONDS: f64 = 0.2;
@@ -92,6 +92,7 @@ impl<'a> Runner<'a> {
             }
             Kind::Gather => self.gather(scenario, server, &stem).map_err(Failure::from),
             Kind::Fair => self.fair(server, &stem).map_err(Failure::from),
+            Kind::Hostile => self.hostile(server, &stem).map_err(Failure::from),
             Kind::SystemCalls => self.system_calls(server, &stem),
             Kind::Store(kind) => self.store(kind, server, &stem).map_err(Failure::from),
         }

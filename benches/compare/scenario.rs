@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Gather,
     /// Many small rooms, first alone, then beside a large one.
     Fair,
+    /// Many small rooms, first alone, then beside attackers.
+    Hostile,
     /// Two loads, each while `strace` counts the server's system calls.
     SystemCalls,
     /// Something that the store does.
@@ -129,7 +131,7 @@ const ALL: &[Server] = &Server::ALL;
 pub(crate) const OURS: &[Server] = &[Server::Ours];
 
 /// The scenarios without a store.
-static SCENARIOS: [Scenario; 18] = [
+static SCENARIOS: [Scenario; 19] = [
     Scenario {
         rounds_max_ws: usize::MAX,
         ..scenario(
@@ -290,6 +292,17 @@ static SCENARIOS: [Scenario; 18] = [
             OURS,
             Kind::Fair,
             &[figure("fair-alone", "us", ""), figure("fair-beside", "us", ""), figure("fair", "x", "")],
+        )
+    },
+    Scenario {
+        rounds_max: 3,
+        ..scenario(
+            "hostile",
+            "the same 1,000 rooms with rates on, alone and beside slow heads, floods of tiny frames, pings and fragments, \
+             compressed bombs, bad tokens and bad requests: 99th percentile of their latency",
+            OURS,
+            Kind::Hostile,
+            &[figure("hostile-alone", "us", ""), figure("hostile-beside", "us", ""), figure("hostile", "x", "")],
         )
     },
     Scenario {

@@ -5,9 +5,11 @@
 
 use super::closing::CloseReason;
 use super::connection::{Admission, Flag, NONE, Phase};
+use super::denial::DenialReason;
 use super::envelope::{Answer, Ask, Origin, ReplyTo, Request, UserAsk};
 use super::ids::{UserId, home};
 use super::shard::Shard;
+use super::tokens::Checked;
 use super::wheel::TICK_MS;
 use crate::auth::Identity;
 use crate::wire::client::ErrorCode;
@@ -18,15 +20,6 @@ impl Shard {
     /// The shared form of a user's id.
     pub(super) fn user_id(&self, id: &Id) -> UserId {
         UserId::new(id, self.key.hash(id.text()))
-    }
-
-    /// Verifies a token and that its user has not been told to get a new one.
-    pub(super) fn verify(&self, token: &str) -> Option<Identity> {
-        let verified = self.config.keys.verify(token, self.now.wall_ms);
-        let identity = verified.map_err(|error| tracing::debug!(%error, "token refused")).ok()?;
-        let revoked =
-            identity.user.as_ref().is_some_and(|user| self.revocations.refuses(user.text(), identity.issued_at_ms));
-        (!revoked).then_some(identity)
     }
 
     /// Asks the user's home to admit a connection whose token was verified. `upgrade` is the answer to the HTTP request,
@@ -64,7 +57,7 @@ impl Shard {
 
     /// The user's home has answered.
     pub(super) fn finish_admission(&mut self, slot: u32, answer: Answer) {
-        let Answer::Admitted(form) = answer else { return };
+        let Answer::Admitted(form, debts) = answer else { return };
         if self.connections[slot].phase != Phase::Admitting {
             return;
         }
@@ -79,6 +72,9 @@ impl Shard {
         conn.unmark(Flag::PingedOdd);
         if !admission.upgrade.is_empty() {
             self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&admission.upgrade));
+        }
+        if let Some(debts) = debts {
+            self.take_over_debts(slot, &debts);
         }
         let connection_id = self.key.connection_id(self.connections.id(slot));
         let (now, heartbeat_ms) = (self.now.wall_ms, self.config.limits.heartbeat_ms);
@@ -103,27 +99,45 @@ impl Shard {
             let text = "the connection has a token; refresh_token replaces it";
             return self.send_error(slot, ErrorCode::InvalidMessage, text, reference.as_deref(), None);
         }
-        let identity = self.verify(token);
-        let Some((identity, user)) = identity.and_then(|identity| identity.user.clone().map(|user| (identity, user)))
-        else {
-            return self.close(slot, &CloseReason::InvalidToken);
+        let identity = match self.check_token(slot, token) {
+            Checked::Good(identity) => identity,
+            Checked::Bad => return self.close(slot, &CloseReason::InvalidToken),
+            Checked::Busy => return self.turn_away_auth(slot, reference.as_deref()),
+            Checked::Later => return self.keep_token_message(slot, token, reference),
         };
+        let Some(user) = identity.user.clone() else { return self.close(slot, &CloseReason::InvalidToken) };
         if self.admit(slot, &user, &identity, Vec::new(), reference.clone()).is_err() {
-            let text = "too many are connecting, try again";
-            self.send_error(slot, ErrorCode::Overloaded, text, reference.as_deref(), None);
-            // What it sent behind the token would otherwise count as a first message without one, which is final.
-            self.close(slot, &CloseReason::GoingAway);
+            self.turn_away_auth(slot, reference.as_deref());
         }
+    }
+
+    fn turn_away_auth(&mut self, slot: u32, reference: Option<&str>) {
+        let text = "too many are connecting, try again";
+        self.send_error(slot, ErrorCode::Overloaded, text, reference, None);
+        // What it sent behind the token would otherwise count as a first message without one, which is final.
+        self.close(slot, &CloseReason::GoingAway);
     }
 
     /// `refresh_token`: a newer token of the same user replaces the claims.
     pub(super) fn handle_refresh_token(&mut self, slot: u32, token: &str, reference: Option<Box<str>>) {
         let now = self.now.wall_ms;
         let number = self.connections[slot].user;
-        let identity = self.verify(token);
+        let identity = match self.check_token(slot, token) {
+            Checked::Good(identity) => Some(identity),
+            Checked::Bad => None,
+            Checked::Busy => {
+                let text = "too many tokens are being checked, try again";
+                return self.send_error(slot, ErrorCode::Overloaded, text, reference.as_deref(), None);
+            }
+            Checked::Later => return self.keep_token_message(slot, token, reference),
+        };
+        let is_valid = identity.is_some();
         let same = identity.as_ref().and_then(|identity| identity.user.as_ref());
         let same = number != NONE && same.is_some_and(|user| user.text() == self.users.id(number).text());
         let Some(identity) = identity.filter(|_| same) else {
+            if is_valid {
+                self.deny(slot, DenialReason::Forbidden, None, "a token of another user");
+            }
             let text = "the token does not verify, or is another user's";
             return self.send_error(slot, ErrorCode::Forbidden, text, reference.as_deref(), None);
         };

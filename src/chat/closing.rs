@@ -94,10 +94,6 @@ impl CloseReason {
     fn ends_input(&self) -> bool {
         matches!(self, Self::Violation(_) | Self::InputPoolFull)
     }
-
-    fn is_abnormal(&self) -> bool {
-        !matches!(self, Self::GoingAway | Self::Expired | Self::NoToken)
-    }
 }
 
 impl Shard {
@@ -110,12 +106,8 @@ impl Shard {
             Phase::Http => return self.kill(slot),
             _ => {}
         }
-        if reason.is_abnormal() {
-            let user = if conn.user == NONE { "" } else { self.users.id(conn.user).text() };
-            let (code, label, text) = (reason.code(), reason.label(), reason.text());
-            tracing::info!(user = ?user, code, reason = label, text = ?text, "connection dismissed");
-        }
         let begun = conn.phase == Phase::Closing;
+        self.deny_further(slot, reason);
         let (upgrade, partial, tail) = self.take_stream(slot);
         self.leave_everything(slot);
         if !begun {
@@ -250,8 +242,9 @@ impl Shard {
         if number != NONE {
             let user = self.users.id(number).clone();
             self.users.leave(number, slot);
+            let debts = self.leave_debts(slot, &user);
             let target = home(user.hash_code(), self.shards);
-            self.mail.post(target, Envelope::UserGone { user, conn: id });
+            self.mail.post(target, Envelope::UserGone { user, conn: id, debts });
         }
         let conn = &mut self.connections[slot];
         if conn.has(Flag::Counted) {
@@ -264,5 +257,6 @@ impl Shard {
         if let Some(extra) = self.connections[slot].extra.take() {
             self.input_bytes -= extra.charged;
         }
+        self.connections[slot].unmark(Flag::Checking);
     }
 }

@@ -9,6 +9,7 @@ use super::http::Http;
 use super::ids::{ConnId, ShardId};
 use super::outbox::Outbox;
 use super::slack::give_back_queue;
+use super::tokens::TokenCheck;
 use crate::auth::Role;
 use crate::wire::decoder::Partial;
 
@@ -181,6 +182,8 @@ pub struct Extra {
     pub missed_bytes: usize,
     /// What the greeting and the upgrade answer need, while the user's home is asked.
     pub admission: Option<Admission>,
+    /// The check of its token.
+    pub check: Option<TokenCheck>,
     /// What the input pool is charged for this connection.
     pub charged: usize,
 }
@@ -197,6 +200,7 @@ impl Extra {
             && self.refresh.is_empty()
             && self.missed_bytes == 0
             && self.admission.is_none()
+            && self.check.is_none()
             && self.charged == 0
     }
 }
@@ -265,6 +269,8 @@ pub enum Flag {
     PingedOdd = 512,
     /// The peer has shown a certificate that is trusted.
     Certified = 1024,
+    /// Its token is being checked; what the client sends stays unread.
+    Checking = 2048,
 }
 
 /// Where in the flags the width of the window stands.

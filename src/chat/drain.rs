@@ -46,7 +46,9 @@ impl Shard {
             Stage::Running | Stage::Notice => true,
             Stage::Quiesce => self.is_quiet(),
             Stage::Close => self.connections.is_empty(),
-            Stage::Settle => self.mail.is_settled() && !self.rooms.has_dirty() && self.desk.is_idle(),
+            Stage::Settle => {
+                self.mail.is_settled() && !self.rooms.has_dirty() && self.desk.is_idle() && self.errands.is_idle()
+            }
         }
     }
 
@@ -68,7 +70,8 @@ impl Shard {
 
     /// Nothing that was asked is unanswered.
     fn is_quiet(&self) -> bool {
-        self.mail.is_settled() && !self.rooms.has_dirty() && self.joins.is_empty() && self.desk.is_idle()
+        let is_owed_nothing = self.desk.is_idle() && self.errands.is_idle();
+        self.mail.is_settled() && !self.rooms.has_dirty() && self.joins.is_empty() && is_owed_nothing
     }
 
     /// Gives every connection its moment in the window.

@@ -3,13 +3,14 @@
 //! Three kinds, each bounded in its own way. A *request* takes a credit of its (source, target) pair, and whoever has
 //! none refuses it. A *reply* gives the credit back, so replies are bounded by requests. An *obligation* (a member that
 //! left, a burst) is never refused: the first is bounded by the memberships that there are, the second by a window of
-//! bytes per pair.
+//! bytes per pair. What users owe is told once a second, and not at all to a shard whose mailbox is full.
 
 use std::sync::Arc;
 
 use super::burst::{Frames, Segment};
 use super::history::Missed;
 use super::ids::{ConnId, RoomName, ShardId, UserId};
+use super::rates::Debts;
 use super::store::{Change, Found};
 use crate::wire::client::ErrorCode;
 use crate::wire::value::Id;
@@ -62,6 +63,22 @@ pub enum Envelope {
         user: UserId,
         /// Which connection.
         conn: ConnId,
+        /// What the user owes on the sending shard, and has taken there since it was told last.
+        debts: Option<Box<Debts>>,
+    },
+    /// What a user has taken on the sending shard in the last second, who takes much; once a second at most for each.
+    Taken {
+        /// The user, at home at the receiver.
+        user: UserId,
+        /// What was taken, and up to when it is paid for.
+        told: Box<Debts>,
+    },
+    /// What a user owes in all, to a shard that has just told what was taken there.
+    Owed {
+        /// The user, at home at the sender.
+        user: UserId,
+        /// Up to when everything is paid for.
+        known: Box<Debts>,
     },
     /// Close a connection because its user has a newer one in its place.
     Replace {
@@ -295,8 +312,8 @@ pub enum Answer {
     Rooms(Vec<RoomSummary>, Option<u32>),
     /// A user's connections on one shard.
     Connections(Vec<ConnectionSummary>),
-    /// The connection may open; the user in the form of its first connection.
-    Admitted(UserId),
+    /// The connection may open; the user in the form of its first connection, and what it owes.
+    Admitted(UserId, Option<Box<Debts>>),
     /// Connections of a user with the milliseconds since each was heard.
     Silence(Vec<(ConnId, u64)>),
     /// So many connections were closed.

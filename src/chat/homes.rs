@@ -254,7 +254,7 @@ impl Shard {
     }
 
     /// Takes an answer of the store.
-    pub fn handle_done(&mut self, done: Done) {
+    pub(super) fn handle_stored(&mut self, done: Done) {
         match done {
             Done::Written(mut verdicts) => {
                 if planted::is(Bug::VerdictsReordered) {
@@ -283,14 +283,14 @@ impl Shard {
         }
     }
 
-    /// Nobody has taken the job, and nobody else will answer it.
-    pub fn handle_lost_job(&mut self, job: Job) {
+    /// The store is gone, and the answer with it.
+    pub(super) fn handle_unstored(&mut self, job: Job) {
         match job {
             Job::Write(writes) => {
                 let refused = Verdict::Refused(ErrorCode::Unavailable);
-                self.handle_done(Done::Written(vec![refused; writes.len()]));
+                self.handle_stored(Done::Written(vec![refused; writes.len()]));
             }
-            Job::Read(asker, _) => self.handle_done(Done::Found(asker, Found::Failed)),
+            Job::Read(asker, _) => self.handle_stored(Done::Found(asker, Found::Failed)),
             Job::WatchFeed(_) => self.handle_feed_unwatched(),
         }
     }

@@ -4,16 +4,19 @@
 //! later from another shard; what leaves is always the front of the ring, and everything that is ready at the front leaves
 //! in one write. Routes stand in `routes`.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::connection::{Flag, Phase};
+use super::denial::DenialReason;
 use super::envelope::Answer;
-use super::routes::{Body, Gather, Handled};
+use super::routes::{Body, Gather, Handled, origin};
 use super::shard::Shard;
 use super::wheel::TICK_MS;
-use crate::config::Service;
+use crate::config::{Origins, Service};
 use crate::wire::body::ChunkedDecoder;
+use crate::wire::client::ErrorCode;
 use crate::wire::http::{
     BodyLength, Framing, Head, Limits as HttpLimits, Methods, Reject, Status, is_head, parse_head,
 };
@@ -35,6 +38,8 @@ pub struct Http {
     last: bool,
     /// When the present state is over, on the tick clock.
     deadline_ms: u64,
+    /// Who is at the other end, if that is to be told from whom a proxy names.
+    pub(super) peer: Option<IpAddr>,
 }
 
 impl Http {
@@ -175,7 +180,8 @@ impl Shard {
 
     /// Reads one request from the start of `data`, and handles it if it is complete.
     fn read_request(&mut self, slot: u32, http: &mut Http, data: &[u8]) -> Read {
-        if http.last || http.ring.len() >= self.config.limits.requests_under_way_max {
+        let is_checking = self.connections[slot].has(Flag::Checking);
+        if http.last || is_checking || http.ring.len() >= self.config.limits.requests_under_way_max {
             return Read::Paused;
         }
         let limits = HttpLimits {
@@ -230,13 +236,13 @@ impl Shard {
         body: Body<'_>,
         used: usize,
     ) -> Read {
+        self.note_client(slot, http, head);
         // Behind a refused upgrade there may be frames already, which are no requests.
         let wants_upgrade = head.list_has("upgrade", "websocket");
         let reads_on = !wants_upgrade && !matches!(body, Body::TooLarge) && !self.is_quiescing();
         let keep_alive = framing.keep_alive && reads_on;
-        let origin = head.header_str("origin");
-        let allow_origin = origin.filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
-            let any = matches!(self.config.origins, crate::config::Origins::Any);
+        let allow_origin = origin(head).filter(|origin| self.config.origins.allows(Some(origin))).map(|origin| {
+            let any = matches!(self.config.origins, Origins::Any);
             Box::from(if any { "*" } else { origin })
         });
         let manner = Manner { keep_alive, head_only: head.method == "HEAD", allow_origin };
@@ -284,9 +290,10 @@ impl Shard {
         if let Some(origin) = &manner.allow_origin {
             headers.push(("Access-Control-Allow-Origin", origin));
             headers.push(("Access-Control-Expose-Headers", "Idempotency-Replayed, Retry-After"));
-            if &**origin != "*" {
-                headers.push(("Vary", "Origin"));
-            }
+        }
+        if matches!(self.config.origins, Origins::List(_)) {
+            // Also where none was sent, or one that is not allowed: the same answer must not be kept for one that is.
+            headers.push(("Vary", "Origin"));
         }
         let date = HttpDate::from_unix_ms(self.now.wall_ms);
         let response = Response {
@@ -303,6 +310,9 @@ impl Shard {
 
     /// Takes the answer to a request, or to a part of one.
     pub(super) fn answer_http(&mut self, slot: u32, number: u32, part: Option<u32>, answer: Answer) {
+        if matches!(answer, Answer::Refused(ErrorCode::Forbidden)) {
+            self.deny(slot, DenialReason::Forbidden, None, "REST");
+        }
         let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };
         let at = number.wrapping_sub(http.first) as usize;
         if let Some(pending) = http.ring.get_mut(at) {
@@ -404,7 +414,7 @@ impl Shard {
         let http = conn.extra.as_ref().and_then(|extra| extra.http.as_ref());
         let limits = &self.config.limits;
         let full = http.is_some_and(|http| http.last || http.ring.len() >= limits.requests_under_way_max);
-        full || conn.outbox.bytes() >= limits.outbox_soft_bytes
+        full || conn.has(Flag::Checking) || conn.outbox.bytes() >= limits.outbox_soft_bytes
     }
 
     /// An HTTP connection's time is over: 408 for a request that has begun, nothing for one that only idles.
@@ -415,9 +425,10 @@ impl Shard {
         if conn.phase != Phase::Http {
             return;
         }
+        let is_checking = conn.has(Flag::Checking);
         let Some(extra) = &mut conn.extra else { return self.kill(slot) };
         let Some(http) = &mut extra.http else { return self.kill(slot) };
-        if !http.ring.is_empty() {
+        if !http.ring.is_empty() || is_checking {
             http.deadline_ms = http.deadline_ms.max(now_ms + 1000);
         }
         if http.deadline_ms > now_ms {
@@ -437,6 +448,9 @@ impl Shard {
     /// Ends an HTTP connection while the server stops, once what it asked is answered.
     pub(super) fn http_drain(&mut self, slot: u32) {
         let under_way = self.connections[slot].extra.as_ref().and_then(|extra| extra.http.as_ref());
+        if self.connections[slot].has(Flag::Checking) {
+            return;
+        }
         if under_way.is_none_or(|http| http.ring.is_empty()) {
             if self.connections[slot].has_unsent() { self.linger(slot) } else { self.kill(slot) }
         }
@@ -462,7 +476,7 @@ impl Rest {
     }
 
     /// An error as REST gives them.
-    pub fn error(status: u16, code: crate::wire::client::ErrorCode, text: &str) -> Self {
+    pub fn error(status: u16, code: ErrorCode, text: &str) -> Self {
         let mut body = Vec::new();
         crate::wire::event::rest_error(&mut body, code, text);
         let mut rest = Self::json(status, body);
@@ -471,11 +485,16 @@ impl Rest {
         }
         rest
     }
+
+    /// Says after how many seconds it is worth another try.
+    pub fn set_retry_after(&mut self, seconds: u64) {
+        self.headers.retain(|(name, _)| *name != "Retry-After");
+        self.headers.push(("Retry-After", seconds.max(1).to_string()));
+    }
 }
 
 /// The code in the body of an error that HTTP's own rules call for.
-fn error_code(status: u16) -> crate::wire::client::ErrorCode {
-    use crate::wire::client::ErrorCode;
+fn error_code(status: u16) -> ErrorCode {
     match status {
         413 | 414 | 431 => ErrorCode::TooLarge,
         404 => ErrorCode::NotFound,

@@ -2,8 +2,9 @@
 //!
 //! Nothing here changes anything. The cost is that of looking at everything that there is, so a server never calls it.
 
-use super::connection::{Connection, NONE, Phase};
+use super::connection::{Connection, Flag, NONE, Phase};
 use super::shard::Shard;
+use super::tokens::TokenCheck;
 use crate::config::Service;
 
 impl Shard {
@@ -30,6 +31,7 @@ impl Shard {
         self.mail.check_invariants();
         self.wheel.check_invariants();
         self.desk.check_invariants();
+        self.errands.check_invariants();
         self.rooms.check_invariants();
     }
 
@@ -54,6 +56,7 @@ impl Shard {
     /// If it has.
     pub fn check_empty(&self) {
         self.check_settled();
+        assert_eq!(self.addresses.wide(), 0);
         assert!(self.connections.is_empty() && self.users.is_empty() && self.user_homes.is_empty());
         assert_eq!(self.local_rooms.iter().count(), 0);
         assert_eq!(self.rooms.iter().map(|room| room.connections()).sum::<u32>(), 0);
@@ -81,6 +84,10 @@ impl Shard {
             Phase::Admitting | Phase::Open => assert_ne!(conn.user, NONE, "who is admitted has a user"),
             _ => assert!(conn.user == NONE && conn.rooms.is_empty(), "only a WebSocket that is open is in rooms"),
         }
+        let is_checking =
+            conn.extra.as_ref().is_some_and(|extra| extra.check.as_ref().is_some_and(TokenCheck::is_open));
+        assert_eq!(conn.has(Flag::Checking), is_checking, "who waits for a check has one");
+        assert!(!is_checking || matches!(conn.phase, Phase::Http | Phase::Auth | Phase::Open));
         assert!(conn.phase != Phase::Dead, "the dead are freed at the end of the turn");
         let joins = conn.extra.as_ref().map_or(0, |extra| extra.joins.len());
         assert!(joins == 0 || conn.phase == Phase::Open);

@@ -24,12 +24,16 @@ impl Shard {
             self.handle_deadline(slot, is_unread(slot));
         }
         self.handle_room_timers();
+        self.settle_rates();
+        self.tell_suppressed_denials();
     }
 
     fn handle_deadline(&mut self, slot: u32, is_unread: bool) {
         match self.connections[slot].phase {
             Phase::Free | Phase::Dead => {}
             Phase::Http => self.http_deadline(slot),
+            // The client has done its part in time.
+            Phase::Auth if self.connections[slot].has(Flag::Checking) => self.wheel.set(slot, self.now.tick_ms + 1000),
             Phase::Auth => self.close(slot, &CloseReason::NoToken),
             Phase::Admitting => self.wheel.set(slot, self.now.tick_ms + 1000),
             Phase::Closing | Phase::Lingering => self.kill(slot),

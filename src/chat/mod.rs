@@ -3,26 +3,32 @@
 //! Time and bytes come in as arguments (`handle_*`), effects go out as values (`poll_*`). Nothing here reads a clock,
 //! opens a socket, starts a thread or draws a random number from outside its seed.
 
+pub mod addresses;
 mod admission;
 pub mod burst;
 pub mod closing;
 pub mod connection;
+pub mod denial;
 pub mod desk;
 pub mod drain;
 pub mod echo;
 pub mod envelope;
+pub mod errands;
 pub mod history;
 mod homes;
 pub mod http;
 pub mod ids;
 mod invariants;
+pub mod job;
 mod liveness;
 pub mod mail;
 mod membership;
 pub mod orderer;
 pub mod outbox;
 pub mod presence;
+mod proxied;
 pub mod queues;
+pub mod rates;
 mod rest;
 pub mod revocations;
 pub mod room;
@@ -32,6 +38,7 @@ pub mod shard;
 pub mod slack;
 pub mod store;
 pub mod tables;
+pub mod tokens;
 pub mod typing;
 pub mod user_homes;
 pub mod wheel;

@@ -7,10 +7,13 @@ use std::borrow::Cow;
 
 use super::closing::CloseReason;
 use super::connection::{Flag, Phase};
+use super::denial::DenialReason;
 use super::drain::Stage;
 use super::http::Rest;
+use super::rates::RateClass;
 use super::shard::Shard;
 use super::store::Actor;
+use super::tokens::Checked;
 use crate::auth::Role;
 use crate::config::Store;
 use crate::wire::client::ErrorCode;
@@ -27,6 +30,7 @@ pub use super::rest::Gather;
 
 /// The subprotocol that the server knows.
 const SUBPROTOCOL: &str = "sizland.v1";
+const TOO_MANY_CHECKS: &str = "too many tokens are being checked, try again";
 /// In front of a token that travels as a subprotocol.
 const BEARER_PROTOCOL: &str = "bearer.";
 
@@ -50,7 +54,7 @@ pub enum Handled {
     Pending,
     /// It comes in parts.
     Gather(Box<Gather>),
-    /// The requests before it must be answered first.
+    /// The requests before it must be answered first, or its token is being checked: it stays unread.
     NotYet,
     /// The connection is no longer HTTP.
     Upgraded,
@@ -104,6 +108,8 @@ pub struct Call<'a> {
     pub caller: Caller,
     /// The body; empty if there is none.
     pub body: &'a [u8],
+    /// What it counts as besides being a call.
+    pub class: Option<RateClass>,
     /// The header `Idempotency-Key`.
     pub idempotency_key: Option<&'a str>,
 }
@@ -194,6 +200,16 @@ impl Route {
         }
     }
 
+    /// What a user's call counts as besides being a call.
+    fn class(self, method: &str) -> Option<RateClass> {
+        match (self, method) {
+            (_, "GET") => None,
+            (Self::RoomMessages | Self::Messages | Self::Message, _) => Some(RateClass::Message),
+            (Self::Reaction | Self::ReadState, _) => Some(RateClass::Reaction),
+            _ => None,
+        }
+    }
+
     /// The user for whom the call asks to act, in whichever way it says so.
     fn named_user<'a>(self, target: &Target<'a>) -> Option<Cow<'a, str>> {
         match self {
@@ -243,7 +259,7 @@ impl Shard {
         }
         let caller = match self.caller(slot, head, route, &target) {
             Ok(caller) => caller,
-            Err(rest) => return Handled::Now(rest),
+            Err(handled) => return handled,
         };
         let body = match check_body(head, route, body) {
             Ok(body) => body,
@@ -251,7 +267,8 @@ impl Shard {
         };
         let idempotency_key = head.header("idempotency-key").map(|key| str::from_utf8(key).unwrap_or_default());
         let method = if head.method == "HEAD" { "GET" } else { head.method };
-        self.dispatch(route, &Call { slot, number, method, target, caller, body, idempotency_key })
+        let class = route.class(method);
+        self.dispatch(route, &Call { slot, number, method, target, caller, body, class, idempotency_key })
     }
 
     fn dispatch(&mut self, route: Route, call: &Call<'_>) -> Handled {
@@ -289,8 +306,12 @@ impl Shard {
 
     /// What is asked last of all of a call: whether there is room for it now.
     pub(super) fn turn_away(&mut self, call: &Call<'_>) -> Option<Handled> {
-        if call.caller.user().is_some() && self.charge(call.slot, 1).is_err() {
-            return Some(error(429, ErrorCode::RateLimited, "too many requests, slow down"));
+        if let Some(user) = call.caller.user().map(|user| self.user_id(user))
+            && let Err(retry_ms) = self.charge_call(call.slot, &user, call.class)
+        {
+            let mut rest = Rest::error(429, ErrorCode::RateLimited, "too many requests, slow down");
+            rest.set_retry_after(retry_ms.div_ceil(1000));
+            return Some(Handled::Now(rest));
         }
         self.is_quiescing().then(|| error(503, ErrorCode::Unavailable, "the server is stopping"))
     }
@@ -317,15 +338,18 @@ impl Shard {
     }
 
     /// Who asks, and whether they may.
-    fn caller(&self, slot: u32, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Rest> {
+    fn caller(&mut self, slot: u32, head: &Head<'_>, route: Route, target: &Target<'_>) -> Result<Caller, Handled> {
         let refuse = |text: &str| {
             let mut rest = Rest::error(401, ErrorCode::Forbidden, text);
             rest.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
-            rest
+            Handled::Now(rest)
         };
         if let Some(given) = head.header("x-api-key") {
-            let known = self.config.api_key.as_ref().is_some_and(|key| key.matches(given));
-            return if known { Ok(Caller::Service) } else { Err(refuse("the API key is not known")) };
+            if self.credentials.api_keys.find(given).is_some() {
+                return Ok(Caller::Service);
+            }
+            self.deny(slot, DenialReason::ApiKey, None, "");
+            return Err(refuse("the API key is not known"));
         }
         // A browser has a certificate sent along with whatever a page of any origin asks for, and then names that origin.
         let is_certified = self.connections[slot].has(Flag::Certified) && head.header("origin").is_none();
@@ -333,17 +357,26 @@ impl Shard {
             if is_certified {
                 return Ok(Caller::Service);
             }
+            self.deny(slot, DenialReason::NoCredential, None, "");
             return Err(refuse("give X-API-Key, or Authorization: Bearer with a token"));
         };
-        let Some(identity) = self.verify(token) else { return Err(refuse("the token does not verify")) };
-        let forbid = |text: &str| Err(Rest::error(403, ErrorCode::Forbidden, text));
+        let identity = match self.check_token(slot, token) {
+            Checked::Good(identity) => identity,
+            Checked::Bad => return Err(refuse("the token does not verify")),
+            Checked::Busy => return Err(error(503, ErrorCode::Overloaded, TOO_MANY_CHECKS)),
+            Checked::Later => return Err(Handled::NotYet),
+        };
+        let mut forbid = |user: &str, text: &str| {
+            self.deny(slot, DenialReason::Forbidden, Some(user), text);
+            Err(error(403, ErrorCode::Forbidden, text))
+        };
         let user = match (identity.role, identity.user) {
             (Role::Service, _) => return Ok(Caller::Service),
             (_, Some(user)) if route.is_for_users() => user,
-            _ => return forbid("this call is for services"),
+            (_, user) => return forbid(user.as_ref().map_or("", Id::text), "this call is for services"),
         };
         if route.named_user(target).is_some_and(|named| named != user.text()) {
-            return forbid("a user may do this only as oneself");
+            return forbid(user.text(), "a user may do this only as oneself");
         }
         Ok(if identity.role == Role::Moderator { Caller::Moderator(user) } else { Caller::User(user) })
     }
@@ -365,7 +398,8 @@ impl Shard {
                 return Handled::Now(rest);
             }
         };
-        if !self.config.origins.allows(head.header_str("origin")) {
+        if !self.config.origins.allows(origin(head)) {
+            self.deny(slot, DenialReason::Origin, None, origin(head).unwrap_or_default());
             return error(403, ErrorCode::Forbidden, "this origin may not connect");
         }
         if !is_first || !self.connections[slot].outbox.is_empty() {
@@ -406,9 +440,15 @@ impl Shard {
             }
             return Handled::Upgraded;
         };
-        let identity = self.verify(&token).and_then(|identity| identity.user.clone().map(|user| (identity, user)));
-        let Some((identity, user)) = identity else {
-            tracing::info!(url = %mask_token(head.target), "a WebSocket whose token is not valid");
+        let identity = match self.check_token(slot, &token) {
+            Checked::Good(identity) => Some(identity),
+            Checked::Bad => None,
+            Checked::Busy => return self.not_opened(slot, error(503, ErrorCode::Overloaded, TOO_MANY_CHECKS)),
+            Checked::Later => return self.not_opened(slot, Handled::NotYet),
+        };
+        let Some((identity, user)) = identity.and_then(|identity| identity.user.clone().map(|user| (identity, user)))
+        else {
+            tracing::debug!(url = &*mask_token(head.target), "a WebSocket whose token is not valid");
             let conn = &mut self.connections[slot];
             self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&answer));
             conn.phase = Phase::Auth;
@@ -417,13 +457,24 @@ impl Shard {
         };
         match self.admit(slot, &user, &identity, answer, None) {
             Ok(()) => Handled::Upgraded,
-            Err(_) => {
-                self.connections[slot].unmark(Flag::Counted);
-                self.gauges.leave();
-                error(503, ErrorCode::Overloaded, "too many are connecting, try again")
-            }
+            Err(_) => self.not_opened(slot, error(503, ErrorCode::Overloaded, "too many are connecting, try again")),
         }
     }
+
+    /// The connection has not become a WebSocket, at least not yet.
+    fn not_opened(&mut self, slot: u32, handled: Handled) -> Handled {
+        self.connections[slot].unmark(Flag::Counted);
+        self.gauges.leave();
+        handled
+    }
+}
+
+/// The page that a request comes from, if it comes from one. What no browser sends, such as two of them, is the page of
+/// nobody, and not the absence of one.
+pub(super) fn origin<'b>(head: &Head<'b>) -> Option<&'b str> {
+    let mut values = head.header_values("origin");
+    let first = values.next()?;
+    Some(if values.next().is_some() { "" } else { str::from_utf8(first).unwrap_or_default() })
 }
 
 /// The token of `Authorization: Bearer`.

@@ -4,9 +4,11 @@
 
 use super::closing::CloseReason;
 use super::connection::{Flag, JoinBatch, Phase};
+use super::denial::DenialReason;
 use super::envelope::{Answer, Since};
 use super::ids::RoomName;
 use super::membership::{RoomAction, RoomRequest};
+use super::rates::RateClass;
 use super::shard::Shard;
 use super::store::{self, Actor, Change};
 use crate::auth::Role;
@@ -27,6 +29,7 @@ impl Shard {
         conn.unmark(Flag::Pinged);
         match conn.phase {
             Phase::Http => self.http_input(slot, input),
+            Phase::Auth | Phase::Open if conn.has(Flag::Checking) => self.keep_input(slot, input),
             Phase::Auth | Phase::Open | Phase::Closing => self.websocket_input(slot, input),
             Phase::Admitting => self.keep_input(slot, input),
             Phase::Lingering | Phase::Dead | Phase::Free => {}
@@ -36,7 +39,8 @@ impl Shard {
     /// Bytes that came while the connection was paused are taken up again.
     pub(super) fn take_up_tail(&mut self, slot: u32) {
         let conn = &mut self.connections[slot];
-        if !matches!(conn.phase, Phase::Http | Phase::Auth | Phase::Open | Phase::Closing) {
+        let is_read = matches!(conn.phase, Phase::Http | Phase::Auth | Phase::Open | Phase::Closing);
+        if !is_read || conn.has(Flag::Checking) {
             return;
         }
         let Some(extra) = &mut conn.extra else { return };
@@ -56,8 +60,8 @@ impl Shard {
         let mut at = 0;
         while at < input.len() {
             match self.connections[slot].phase {
-                Phase::Auth | Phase::Open | Phase::Closing => {}
-                Phase::Admitting => {
+                Phase::Auth | Phase::Open | Phase::Closing if !self.connections[slot].has(Flag::Checking) => {}
+                Phase::Auth | Phase::Open | Phase::Admitting => {
                     self.keep_input(slot, &input[at..]);
                     break;
                 }
@@ -99,7 +103,7 @@ impl Shard {
             Event::Ping(payload) => {
                 if self.connections[slot].behind_bytes() >= self.config.limits.outbox_hard_bytes {
                     self.close(slot, &CloseReason::SlowConsumer);
-                } else if self.charge(slot, 1).is_ok() {
+                } else if self.charge(slot, None).is_ok() {
                     let outbox = &mut self.connections[slot].outbox;
                     self.pool.append_direct(outbox, |out| put_frame(out, Opcode::Pong, &[&payload]));
                     self.mark_express(slot);
@@ -133,7 +137,8 @@ impl Shard {
         if self.connections[slot].phase == Phase::Auth && !matches!(&parsed, Ok(message) if is_auth(&message.request)) {
             return self.close(slot, &CloseReason::NoToken);
         }
-        if let Err(retry_after_ms) = self.charge(slot, 1) {
+        let class = parsed.as_ref().ok().and_then(|message| RateClass::of(&message.request));
+        if let Err(retry_after_ms) = self.charge(slot, class) {
             let reference = match &parsed {
                 Ok(message) => message.reference.map(|reference| reference.as_json()),
                 Err(refusal) => refusal.reference.as_deref(),
@@ -245,10 +250,6 @@ impl Shard {
     }
 
     fn join_rooms(&mut self, slot: u32, reference: Option<Box<str>>, entries: &[RoomEntry<'_>]) {
-        // A message that asks for a hundred rooms is not one message's worth of work.
-        if self.charge(slot, entries.len() as u32 - 1).is_err() {
-            return self.send_rate_limited(slot, reference.as_deref(), 1000);
-        }
         let extra = self.connections[slot].extra_mut();
         let number = extra.batches.back().map_or(0, |batch| batch.number.wrapping_add(1));
         let mut rooms: Vec<(Box<str>, Option<ErrorCode>)> = Vec::with_capacity(entries.len());
@@ -283,6 +284,9 @@ impl Shard {
         let (now, room) = (self.now.wall_ms, room.text());
         match (answer, reference) {
             (Answer::Refused(code), _) => {
+                if *code == ErrorCode::Forbidden {
+                    self.deny(slot, DenialReason::Forbidden, None, room);
+                }
                 let text = self.text_of(*code);
                 self.send_error(slot, *code, text, reference, Some(room));
             }
@@ -313,35 +317,6 @@ impl Shard {
         self.send_json(slot, |out| {
             event::error(out, ErrorCode::RateLimited, text, reference, None, Some(retry_after_ms), now);
         });
-    }
-
-    /// Charges tokens of the connection's bucket: a generic cell rate algorithm over one 32-bit time, so that a full
-    /// bucket costs no memory. A refused message is charged as well, by half, and enough of them close the connection.
-    ///
-    /// # Errors
-    /// The milliseconds until the bucket has a token again.
-    pub(super) fn charge(&mut self, slot: u32, tokens: u32) -> Result<(), u64> {
-        if !self.config.rates || self.connections[slot].role == Role::Service {
-            return Ok(());
-        }
-        let limits = &self.config.limits;
-        let now = self.now.tick_ms as u32;
-        let cost = |tokens: u32| (u64::from(tokens) * 1000 / u64::from(limits.rate_per_second)) as u32;
-        let (burst_ms, flood_ms) = (cost(limits.rate_burst), cost(limits.rate_burst.saturating_add(limits.rate_flood)));
-        let conn = &mut self.connections[slot];
-        let debt = conn.rate.wrapping_sub(now);
-        // A time that lies in the past, or far beyond what can be owed, is a full bucket.
-        let debt = if debt <= flood_ms.saturating_add(cost(200)) { debt } else { 0 };
-        let wanted = debt.saturating_add(cost(tokens));
-        // What is refused costs half: who slows down is served again, who does not is a flood.
-        let is_refused = wanted > burst_ms;
-        let owed = if is_refused { debt.saturating_add((cost(tokens) / 2).max(1)) } else { wanted };
-        conn.rate = now.wrapping_add(owed.min(flood_ms.saturating_add(1)));
-        // An HTTP request is answered 429; its connection may carry the requests of others.
-        if owed > flood_ms && conn.phase != Phase::Http {
-            self.close(slot, &CloseReason::Flooding);
-        }
-        if is_refused { Err(u64::from(wanted - burst_ms)) } else { Ok(()) }
     }
 
     /// Keeps bytes until the connection may be read again.

@@ -7,6 +7,7 @@
 //! Invariants: all of a connection's state is here or nowhere; a room's events are made by its home alone; slots are
 //! freed only by [`Shard::free`], which is called between turns.
 
+use core::net::IpAddr;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -17,24 +18,31 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use slab::Slab;
 
 use super::Now;
+use super::addresses::Addresses;
 use super::closing::CloseReason;
 use super::connection::{Connections, Flag, Phase};
+use super::denial::Denials;
 use super::desk::Desk;
 use super::drain::Stage;
 use super::envelope::{Batch, Envelope, Origin};
+use super::errands::Errands;
 use super::homes::RoomHomes;
 use super::ids::{ConnId, HashKey, SLOTS_MAX, ShardId};
+use super::job::{Done, Job};
 use super::mail::{Mail, NoCredit};
 use super::membership::PendingJoin;
 use super::outbox::OutboxPool;
 use super::queues::{SendBudget, SendQueues};
+use super::rates::Rates;
 use super::rest::FeedWaits;
 use super::revocations::Revocations;
 use super::slack::Churn;
-use super::store::{Asker, Job, Lookup, StoreFacts};
+use super::store::{Asker, Lookup, StoreFacts};
 use super::tables::{LocalRooms, Users};
+use super::tokens::TokenCache;
 use super::user_homes::UserHomes;
 use super::wheel::Wheel;
+use crate::auth::Credentials;
 use crate::config::{Config, Service};
 use crate::wire::deflate::{Deflater, Inflater};
 
@@ -104,6 +112,7 @@ pub struct Shard {
     pub(super) now: Now,
     pub(super) gauges: Arc<Gauges>,
     pub(super) connections: Connections,
+    pub(super) addresses: Addresses,
     pub(super) pool: OutboxPool,
     pub(super) wheel: Wheel,
     pub(super) fired: VecDeque<u32>,
@@ -118,6 +127,11 @@ pub struct Shard {
     pub(super) feed: FeedWaits,
     pub(super) user_homes: UserHomes,
     pub(super) revocations: Revocations,
+    pub(super) credentials: Arc<Credentials>,
+    /// How often they were replaced.
+    pub(super) keys_generation: u32,
+    pub(super) verified: TokenCache,
+    pub(super) errands: Errands,
     pub(super) stage: Stage,
     /// One of each for all connections: no message is compressed with what stands in another.
     pub(super) deflater: Deflater,
@@ -128,6 +142,8 @@ pub struct Shard {
     pub(super) queues: SendQueues,
     pub(super) resumed: VecDeque<u32>,
     pub(super) churn: Churn,
+    pub(super) denials: Denials,
+    pub(super) rates: Rates,
 }
 
 impl Shard {
@@ -143,6 +159,7 @@ impl Shard {
             now,
             gauges,
             connections: Connections::new(id),
+            addresses: Addresses::default(),
             pool: OutboxPool::default(),
             wheel: Wheel::default(),
             fired: VecDeque::new(),
@@ -156,6 +173,10 @@ impl Shard {
             feed: FeedWaits::default(),
             user_homes: UserHomes::default(),
             revocations: Revocations::new(limits.revocations_max),
+            credentials: Arc::new(config.credentials.clone()),
+            keys_generation: 0,
+            verified: TokenCache::new(limits.token_cache_max / shards),
+            errands: Errands::new(limits, shards),
             stage: Stage::Running,
             deflater: Deflater::new(limits.deflate_threshold_bytes),
             inflater: Inflater::default(),
@@ -165,6 +186,8 @@ impl Shard {
             queues: SendQueues::default(),
             resumed: VecDeque::new(),
             churn: Churn::default(),
+            denials: Denials::new(limits.denial_lines_per_second),
+            rates: Rates::new(limits.rate_users_max),
             config,
         }
     }
@@ -187,10 +210,11 @@ impl Shard {
         self.connections.len() < SLOTS_MAX
     }
 
-    /// A connection was accepted; its socket is to be registered under the handle.
-    pub fn handle_accept(&mut self) -> ConnId {
+    /// A connection was accepted from a peer at that address; its socket is to be registered under the handle.
+    pub fn handle_accept(&mut self, address: IpAddr) -> ConnId {
         self.churn.note();
         let conn = self.connections.insert(self.tick());
+        self.addresses.set(conn.slot(), address);
         self.wheel.set(conn.slot(), self.now.tick_ms + self.config.limits.handshake_ms);
         conn
     }
@@ -227,7 +251,14 @@ impl Shard {
                 self.handle_unsubscribe(from, &room, &user, conn, deflates);
             }
             Envelope::Burst { room, segments, ends, .. } => self.deliver(&room, &segments, ends),
-            Envelope::UserGone { user, conn } => self.user_homes.leave(&user, conn),
+            Envelope::UserGone { user, conn, debts } => {
+                if let Some(debts) = debts {
+                    self.add_debts(&user, &debts);
+                }
+                self.user_homes.leave(&user, conn);
+            }
+            Envelope::Taken { user, told } => self.settle_debts(from, user, &told),
+            Envelope::Owed { user, known } => self.learn_debts(&user, &known),
             Envelope::Replace { conn } => {
                 if self.connections.is_current(conn) {
                     self.close(conn.slot(), &CloseReason::Replaced);
@@ -306,6 +337,7 @@ impl Shard {
     pub fn free(&mut self, slot: u32) {
         debug_assert_eq!(self.connections[slot].phase, Phase::Dead);
         self.connections.remove(slot);
+        self.addresses.clear(slot);
         self.churn.note();
     }
 
@@ -334,9 +366,27 @@ impl Shard {
         self.store().map_or_else(|| self.key.halves(), |facts| facts.digest_key)
     }
 
-    /// What there is for the store; what it does not take goes to [`Shard::handle_lost_job`].
+    /// What there is for the threads that may block; what they do not take goes to [`Shard::handle_lost_job`].
     pub fn poll_job(&mut self) -> Option<Job> {
-        self.desk.poll_job()
+        self.desk.poll_job().map(Job::Store).or_else(|| self.errands.poll_job())
+    }
+
+    /// Takes the answer to a job.
+    pub fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Store(done) => self.handle_stored(done),
+            Done::Verified(verified) => self.handle_verified(*verified),
+            Done::KeySought(conn) => self.handle_key_sought(conn),
+        }
+    }
+
+    /// Nobody has taken the job, and nobody else will answer it.
+    pub fn handle_lost_job(&mut self, job: Job) {
+        match job {
+            Job::Store(job) => self.handle_unstored(job),
+            Job::Verify(verify) => self.handle_unchecked(&verify),
+            Job::SeekKey(conn) => self.handle_key_sought(conn),
+        }
     }
 
     /// Whether a batch is held back because a mailbox was full.
@@ -356,16 +406,21 @@ impl Shard {
 
     /// When a timer fires next, on the tick clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        [self.wheel.next_ms(), self.rooms.next_deadline_ms(), self.churn.due_ms(self.connections.len())]
-            .into_iter()
-            .flatten()
-            .min()
+        let due_ms = [
+            self.wheel.next_ms(),
+            self.rooms.next_deadline_ms(),
+            self.churn.due_ms(self.connections.len()),
+            self.denials.due_ms(),
+            self.rates.due_ms(),
+        ];
+        due_ms.into_iter().flatten().min()
     }
 
     /// Whether the connection may be read now; if not, [`Shard::poll_resumed`] names it once it may.
     pub fn wants_input(&mut self, slot: u32) -> bool {
         let conn = &self.connections[slot];
         let wants = match conn.phase {
+            _ if conn.has(Flag::Checking) => false,
             Phase::Free | Phase::Dead | Phase::Admitting => false,
             Phase::Http => !self.is_http_paused(slot),
             // A WebSocket is read even while it is behind: both ends waiting for the other to read would be for ever.

@@ -70,6 +70,7 @@ impl Shard {
         give_back_slab(&mut self.joins);
         self.queues.give_back();
         self.connections.give_back();
+        self.addresses.give_back();
         self.users.give_back();
         self.user_homes.give_back();
         self.pool.give_back();

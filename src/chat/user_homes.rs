@@ -143,7 +143,8 @@ impl Shard {
         match ask {
             UserAsk::Admit => {
                 let (form, count) = self.user_homes.enter(user, origin.conn);
-                self.mail.reply(from, Reply { origin, answer: Answer::Admitted(form) });
+                let debts = self.known_debts(user);
+                self.mail.reply(from, Reply { origin, answer: Answer::Admitted(form, debts) });
                 if count > self.config.limits.connections_per_user_max {
                     self.ask_silence(user);
                 }

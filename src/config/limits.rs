@@ -183,6 +183,18 @@ limits! {
     retention_days: u64, "days", 0, 0..=36_500;
     /// Events that the store keeps of each room, the newest; 0 keeps all.
     retention_events: u64, "events", 0, 0..=1_000_000_000;
+    /// Tokens whose signature is being verified with a public key, or whose key is being looked for; further ones are refused (`overloaded`, 503).
+    token_checks_max: usize, "tokens", 1_024, 1..=1_048_576;
+    /// Threads that verify signatures with public keys.
+    token_threads: usize, "threads", 1, 1..=256;
+    /// Verified tokens that are remembered, so that the same one needs no new signature check; 0 remembers none.
+    token_cache_max: usize, "tokens", 10_000, 0..=10_000_000;
+    /// Interval at which a key set is fetched again from its URL.
+    jwks_refresh_ms: u64, "ms", 300_000, 1_000..=86_400_000;
+    /// Least time between two fetches of a key set that tokens with an unknown `kid` ask for.
+    jwks_cooldown_ms: u64, "ms", 30_000, 100..=86_400_000;
+    /// Time for one fetch of a key set.
+    jwks_timeout_ms: u64, "ms", 5_000, 100..=60_000;
     /// Users whose older tokens are refused (`revokeBefore`).
     revocations_max: usize, "users", 100_000, 1..=10_000_000;
     /// Messages a second that a connection may send in the long run.
@@ -191,6 +203,30 @@ limits! {
     rate_burst: u32, "messages", 100, 1..=1_000_000;
     /// Messages refused in debt before the connection closes for flooding (4029).
     rate_flood: u32, "messages", 200, 1..=1_000_000;
+    /// Joins and leaves a second, room by room, that a user may ask for in the long run.
+    rate_join_per_second: u32, "rooms", 50, 1..=1_000;
+    /// Joins and leaves that a user may ask for at once.
+    rate_join_burst: u32, "rooms", 500, 1..=1_000_000;
+    /// Typing messages a second that a user may send in the long run.
+    rate_typing_per_second: u32, "messages", 30, 1..=1_000;
+    /// Typing messages that a user may send at once.
+    rate_typing_burst: u32, "messages", 100, 1..=1_000_000;
+    /// Reactions and read positions a second that a user may send in the long run.
+    rate_reaction_per_second: u32, "reactions", 20, 1..=1_000;
+    /// Reactions and read positions that a user may send at once.
+    rate_reaction_burst: u32, "reactions", 100, 1..=1_000_000;
+    /// Messages, edits and deletions a second that a user may send in the long run.
+    rate_message_per_second: u32, "messages", 20, 1..=1_000;
+    /// Messages, edits and deletions that a user may send at once.
+    rate_message_burst: u32, "messages", 100, 1..=1_000_000;
+    /// REST calls a second that a user may make in the long run.
+    rate_rest_per_second: u32, "calls", 50, 1..=1_000;
+    /// REST calls that a user may make at once.
+    rate_rest_burst: u32, "calls", 200, 1..=1_000_000;
+    /// Users who owe something, in each of two tables of each thread; above it the debts of some are forgotten.
+    rate_users_max: usize, "users", 100_000, 1..=10_000_000;
+    /// Denials of each reason that each thread logs in a second; one further line counts the rest.
+    denial_lines_per_second: u32, "lines", 10, 0..=1_000_000;
     /// Time between `/readyz` answering 503 and the listeners' close.
     drain_delay_ms: u64, "ms", 0, 0..=600_000;
     /// Time over which the closes of a shutdown are spread.

@@ -26,6 +26,8 @@ pub const ROOM_BYTES: u64 = 1024;
 pub const PENDING_JOIN_BYTES: u64 = 128;
 /// An idempotency entry or a revocation.
 pub const ENTRY_BYTES: u64 = 512;
+/// A user who owes something, in one of the two tables of a thread.
+pub const DEBTOR_BYTES: u64 = 96;
 /// The page caches of the store: 8 MiB to write, 4 for each of two that read and for the one that writes the log back;
 /// and the stacks and prepared statements of their threads.
 pub const STORE_BASE_BYTES: u64 = 32 << 20;
@@ -75,6 +77,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         threads * count(limits.pending_joins_max) * PENDING_JOIN_BYTES,
         threads * count(limits.mailbox_batches_max) * BATCH_BYTES,
         entries * ENTRY_BYTES,
+        threads * count(limits.rate_users_max) * 2 * DEBTOR_BYTES,
     ];
     let store = match config.store {
         Store::None => 0,

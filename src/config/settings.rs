@@ -8,6 +8,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::auth::Algorithm;
 use crate::log::Format;
+use crate::wire::timestamp::rfc3339_ms;
 
 use super::limits::Limits;
 use super::{Store, TlsVersion};
@@ -46,14 +47,18 @@ macro_rules! settings {
 }
 
 settings! {
-    JWT_SECRET true, "none", "at least 32 bytes (shorter only with --dev)",
-        "The secret that tokens are signed with, the same as in the ERP. Required.";
+    JWT_SECRET true, "none", "at least 32 bytes (shorter only with --dev), no PEM",
+        "The secret that tokens are signed with, the same as in the ERP. Required unless there are public keys.";
     WS_PORT false, "3001", "a port from 0 to 65535 (0: any free one)",
         "The port of WebSocket and REST.";
     PORT false, "none", "a port from 0 to 65535 (0: any free one)",
         "The port where WS_PORT is not set.";
     CHAT_API_KEY true, "none", "at least 16 bytes, or empty for none",
-        "What a backend sends as X-API-Key. Without one REST takes tokens only.";
+        "What a backend sends as X-API-Key; its name is default. Without any REST takes tokens only.";
+    CHAT_API_KEYS true, "none", "name:key or name:sha256:HEX, separated by commas",
+        "Further API keys by name, or their SHA-256; the command api-key makes one.";
+    CHAT_API_KEYS_FILE false, "none", "the path of a file with name:key or name:sha256:HEX in each line",
+        "The same in a file, which is read again on SIGHUP and when it changes. Lines that begin with # are left out.";
     CHAT_CONFIG false, "none", "the path of a TOML file",
         "The configuration file.";
     CHAT_LISTEN false, "::", "an IP address",
@@ -78,14 +83,28 @@ settings! {
         "Whether messages are compressed for clients that offer permessage-deflate.";
     CHAT_ENFORCE_EXPIRY false, "on", "on or off",
         "Whether a connection closes (4001) when its token expires.";
-    CHAT_ORIGINS false, "*", "* or origins such as https://app.example.com, separated by commas",
-        "Web pages that may connect. A client without an Origin always may.";
-    CHAT_JWT_ALGORITHMS false, "HS256,HS384,HS512", "HS256, HS384, HS512, separated by commas",
+    CHAT_ORIGINS false, "*", "*, or origins such as https://app.example.com or https://*.example.com, separated by commas",
+        "Web pages that may connect; *. is every subdomain, not the domain itself. A client without an Origin always may.";
+    CHAT_TRUSTED_PROXIES false, "none", "addresses and networks such as 10.0.0.0/8, separated by commas, or empty for none",
+        "Proxies whose X-Forwarded-For and PROXY header say from where a client comes.";
+    CHAT_PROXY_PROTOCOL false, "off", "on or off",
+        "Whether a connection from a trusted proxy must begin with a PROXY header (version 1 or 2). Others are served without.";
+    CHAT_JWT_KEYS false, "none", "paths of PEM files, separated by commas",
+        "Public keys (SubjectPublicKeyInfo, PKCS #1, or of a certificate) for tokens that are signed with their private ones.";
+    CHAT_JWKS false, "none", "the path or the http or https URL of a JSON Web Key Set",
+        "The same as a document, from which a token's kid picks.";
+    CHAT_JWT_PREVIOUS_SECRET true, "none", "at least 32 bytes, no PEM",
+        "The secret before JWT_SECRET, with which tokens still verify for a while.";
+    CHAT_JWT_PREVIOUS_UNTIL false, "none", "seconds since the epoch, or a time such as 2030-01-31T00:00:00Z",
+        "Until when they do.";
+    CHAT_JWT_ALGORITHMS false, "all for which there is a key", "HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, separated by commas",
         "Algorithms that a token may be signed with.";
     CHAT_JWT_ISSUER false, "none", "names separated by commas, or empty for none",
         "Where set, a token's iss must be one of them.";
     CHAT_JWT_AUDIENCE false, "none", "names separated by commas, or empty for none",
         "Where set, a token's aud must name one of them.";
+    CHAT_USER_CLAIM false, "userId, else sub", "1 to 128 bytes, none of exp, nbf, iat, iss, aud",
+        "The claim that names the user.";
     CHAT_ROLE_CLAIM false, "chatRole", "1 to 128 bytes, none of userId, sub, exp, nbf, iat, iss, aud",
         "The claim that grants the rights of a service or moderator.";
     CHAT_LOG false, "info", "off, error, warn, info, debug or trace",
@@ -118,7 +137,16 @@ pub(crate) fn keys() -> Vec<String> {
 
 /// Whether an empty value says something, rather than that nothing is said.
 pub(crate) fn empty_means_none(key: &str) -> bool {
-    let keys = [CHAT_API_KEY, CHAT_JWT_ISSUER, CHAT_JWT_AUDIENCE, CHAT_TLS_CERT, CHAT_TLS_KEY, CHAT_TLS_CLIENT_CA];
+    let keys = [
+        CHAT_API_KEY,
+        CHAT_API_KEYS,
+        CHAT_TRUSTED_PROXIES,
+        CHAT_JWT_ISSUER,
+        CHAT_JWT_AUDIENCE,
+        CHAT_TLS_CERT,
+        CHAT_TLS_KEY,
+        CHAT_TLS_CLIENT_CA,
+    ];
     keys.iter().any(|setting| setting.key == key)
 }
 
@@ -160,9 +188,33 @@ pub(crate) fn names(text: &str) -> Option<Vec<String>> {
     (!names.iter().any(String::is_empty)).then_some(names)
 }
 
-pub(crate) fn algorithms(text: &str) -> Option<Vec<Algorithm>> {
+/// `None` is all for which there is a key.
+pub(crate) fn algorithms(text: &str) -> Option<Option<Vec<Algorithm>>> {
+    if text.is_empty() {
+        return Some(None);
+    }
     let names = text.split(',').map(|name| Algorithm::from_name(name.trim()));
-    names.collect()
+    names.collect::<Option<_>>().map(Some)
+}
+
+/// A secret. A PEM file has public keys, and whoever knows one could sign with it if it was taken for a secret.
+pub(crate) fn secret(text: &str, bytes_min: usize) -> Option<String> {
+    (text.len() >= bytes_min && !text.contains("-----BEGIN ")).then(|| text.to_owned())
+}
+
+/// In milliseconds since the epoch.
+pub(crate) fn previous_until(text: &str) -> Option<Option<u64>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let ms = if is_number { text.parse::<u64>().ok()?.checked_mul(1000) } else { rfc3339_ms(text)?.try_into().ok() };
+    ms.map(Some)
+}
+
+pub(crate) fn user_claim(text: &str) -> Option<Option<String>> {
+    let taken = ["exp", "nbf", "iat", "iss", "aud"].contains(&text);
+    (text.len() <= 128 && !taken).then(|| (!text.is_empty()).then(|| text.to_owned()))
 }
 
 pub(crate) fn role_claim(text: &str) -> Option<String> {
@@ -214,10 +266,21 @@ mod tests {
         assert_eq!(names(""), Some(vec![]));
         assert_eq!(names("a, b"), Some(vec!["a".into(), "b".into()]));
         assert_eq!(names("a,,b"), None);
-        assert_eq!(algorithms("HS512, HS256"), Some(vec![Algorithm::Hs512, Algorithm::Hs256]));
-        for bad in ["", "none", "hs256", "HS256,", "RS256"] {
+        assert_eq!(algorithms("EdDSA, HS256"), Some(Some(vec![Algorithm::EdDsa, Algorithm::Hs256])));
+        assert_eq!(algorithms(""), Some(None));
+        for bad in ["none", "hs256", "HS256,", "ES512"] {
             assert_eq!(algorithms(bad), None, "{bad}");
         }
+        assert_eq!(previous_until("1700000000"), Some(Some(1_700_000_000_000)));
+        assert_eq!(previous_until("2023-11-14T22:13:20Z"), Some(Some(1_700_000_000_000)));
+        assert_eq!(previous_until(""), Some(None));
+        for bad in ["-1", "1e9", "2023-11-14", "soon"] {
+            assert_eq!(previous_until(bad), None, "{bad}");
+        }
+        assert_eq!(user_claim(""), Some(None));
+        assert_eq!((user_claim("sub"), user_claim("exp")), (Some(Some("sub".into())), None));
+        assert!(secret("0123456789", 10).is_some() && secret("0123456789", 11).is_none());
+        assert_eq!(secret("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA", 8), None);
         assert_eq!(role_claim("role"), Some("role".into()));
         for bad in ["", "userId", "sub", "exp"] {
             assert_eq!(role_claim(bad), None, "{bad}");

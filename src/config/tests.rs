@@ -59,7 +59,7 @@ fn the_defaults() {
     let config = load(&[]);
     assert_eq!(config.listen.to_string(), "::");
     assert_eq!((config.port, config.threads), (3001, 4));
-    assert!(config.api_key.is_none() && config.rates && config.enforce_expiry && !config.dev);
+    assert!(config.credentials.api_keys.is_empty() && config.rates && config.enforce_expiry && !config.dev);
     assert_eq!(config.origins, Origins::Any);
     assert_eq!(config.log.format, Format::Auto);
     let derived = Limits { connections_max: 19_872, ..Limits::default() };
@@ -250,13 +250,62 @@ fn a_secret_is_required_and_long() {
         if empty {
             none.environment.insert("JWT_SECRET".into(), String::new());
         }
-        assert_eq!(
-            Config::load(&none).unwrap_err().to_string(),
-            "JWT_SECRET is not set: give at least 32 bytes (shorter only with --dev)"
+        let error = Config::load(&none).unwrap_err().to_string();
+        assert!(
+            error.starts_with("JWT_SECRET is not set: give at least 32 bytes (shorter only with --dev)"),
+            "{error}"
+        );
+        assert!(
+            error.contains("CHAT_JWT_KEYS (paths of PEM files") && error.contains("CHAT_JWKS (the path"),
+            "{error}"
         );
     }
     none.dot_env = Some(format!("JWT_SECRET={SECRET}"));
     Config::load(&none).unwrap();
+}
+
+#[test]
+fn public_keys_take_the_place_of_a_secret() {
+    let mut inputs = inputs();
+    inputs.environment.clear();
+    inputs.read_file = |path| match path.to_str() {
+        Some("ed.pem") => Ok(include_str!("../../tests/signing/ed25519.pub.pem").to_owned()),
+        Some("rsa.pem") => Ok(include_str!("../../tests/signing/rsa.pem").to_owned()),
+        Some("keys") => Ok("# of the ERP\nerp:0123456789abcdef\n".to_owned()),
+        Some("bad-keys") => Ok("erp:0123456789abcdef\nerp\n".to_owned()),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    };
+    let mut load = |given: &[(&str, &str)]| {
+        inputs.environment = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Config::load(&inputs).map_err(|error| error.to_string())
+    };
+    assert_eq!(load(&[("CHAT_JWT_KEYS", "ed.pem")]).unwrap().credentials.keys.len(), 1);
+    let fetched = load(&[("CHAT_JWKS", "https://erp.example.com/jwks")]).unwrap();
+    assert!(fetched.credentials.keys.is_empty(), "it is fetched later");
+    let both = load(&[("JWT_SECRET", SECRET), ("CHAT_JWT_KEYS", "ed.pem, ed.pem")]).unwrap();
+    assert_eq!(both.credentials.keys.len(), 3);
+    let previous =
+        [("JWT_SECRET", SECRET), ("CHAT_JWT_PREVIOUS_SECRET", SECRET), ("CHAT_JWT_PREVIOUS_UNTIL", "9999999999")];
+    assert_eq!(load(&previous).unwrap().credentials.keys.len(), 2);
+    let keys = [("JWT_SECRET", SECRET), ("CHAT_API_KEYS", "a:0123456789abcdeg"), ("CHAT_API_KEYS_FILE", "keys")];
+    let keys = load(&keys).unwrap().credentials.api_keys;
+    assert_eq!((keys.find(b"0123456789abcdef"), keys.find(b"0123456789abcdeg")), (Some("erp"), Some("a")));
+    let pem = include_str!("../../tests/signing/rsa.pub.pem");
+    for (given, reason) in [
+        (&[("CHAT_JWT_KEYS", "none.pem")][..], "none.pem: cannot be read"),
+        (&[("CHAT_JWT_KEYS", "rsa.pem")], "rsa.pem: it holds a private key"),
+        (&[("CHAT_JWKS", "ed.pem")], "ed.pem: it is no JSON Web Key Set"),
+        (&[("CHAT_JWKS", "ftp://erp/jwks")], "CHAT_JWKS=ftp://erp/jwks (environment) is not accepted"),
+        (&[("CHAT_JWT_KEYS", "ed.pem"), ("CHAT_JWT_ALGORITHMS", "HS256")], "only algorithms with a secret"),
+        (&[("JWT_SECRET", pem)], "JWT_SECRET=***"),
+        (&previous[..2], "go together"),
+        (&[previous[0], previous[2]], "go together"),
+        (&[previous[0], ("CHAT_API_KEYS", "a:tiny")], "CHAT_API_KEYS: key 1: a key needs at least 16 bytes"),
+        (&[previous[0], ("CHAT_API_KEYS_FILE", "bad-keys")], "bad-keys: line 2: give name:key"),
+    ] {
+        let error = load(given).unwrap_err();
+        assert!(error.contains(reason) && !error.contains("tiny"), "{error}");
+    }
 }
 
 #[test]
@@ -265,9 +314,9 @@ fn an_empty_api_key_means_none_and_covers_lower_layers() {
     let mut inputs = with(&[]);
     inputs.dot_env = Some(format!("CHAT_API_KEY={key}"));
     let config = Config::load(&inputs).unwrap();
-    assert!(config.api_key.unwrap().matches(key.as_bytes()));
+    assert!(config.credentials.api_keys.find(key.as_bytes()).is_some());
     let config = Config::load(&flag(inputs, "CHAT_API_KEY", "")).unwrap();
-    assert!(config.api_key.is_none());
+    assert!(config.credentials.api_keys.is_empty());
     let expected = ("(none)".to_owned(), Source::Flag);
     let shown = load(&[("CHAT_API_KEY", "")]);
     assert_eq!(source_of(&shown, "CHAT_API_KEY").0, expected.0);
@@ -285,9 +334,9 @@ fn dev_makes_what_is_not_configured() {
     assert_eq!(secret.len(), 64);
     assert_ne!(other.generated.jwt_secret, Some(secret.clone()));
     let key = config.generated.api_key.clone().unwrap();
-    assert!(config.api_key.as_ref().unwrap().matches(key.as_bytes()));
+    assert!(config.credentials.api_keys.find(key.as_bytes()).is_some());
     let hour = Duration::from_secs(3600);
-    let token = config.keys.mint(None, Role::Service, hour, 0).unwrap();
+    let token = config.credentials.keys.mint(None, Role::Service, hour, 0).unwrap();
     assert!(Keys::new(secret.as_bytes()).verify(&token, 1).is_ok());
     let shown = format!("{config:?}{}", config.report());
     assert!(!shown.contains(&secret) && !shown.contains(&key));
@@ -297,7 +346,7 @@ fn dev_makes_what_is_not_configured() {
     given.dev = true;
     let config = Config::load(&given).unwrap();
     assert!(config.generated.jwt_secret.is_none() && config.generated.api_key.is_none());
-    assert!(config.api_key.is_none());
+    assert!(config.credentials.api_keys.is_empty());
     assert_eq!(config.listen.to_string(), "::1");
     given.environment.insert("CHAT_API_KEY".into(), "short".into());
     assert!(Config::load(&given).is_err());
@@ -311,7 +360,7 @@ fn token_rules_reach_the_keys() {
         ("CHAT_JWT_AUDIENCE", "chat, all"),
         ("CHAT_ROLE_CLAIM", "role"),
     ]);
-    let shown = format!("{:?}", config.keys);
+    let shown = format!("{:?}", config.credentials.keys);
     for part in ["[Hs512]", "[\"erp\"]", "[\"chat\", \"all\"]", "\"role\""] {
         assert!(shown.contains(part), "{shown}");
     }

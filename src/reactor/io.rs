@@ -1,14 +1,16 @@
 //! What the turn needs of the world, and nothing else.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Credentials;
 use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::store::{Done, Job};
+use crate::chat::job::{Done, Job};
 
 use super::tls::Certificates;
 
@@ -37,8 +39,10 @@ pub enum Event {
 pub enum Post {
     /// From another shard.
     Batch(Batch),
-    /// From the store.
+    /// From a thread that may block.
     Done(Done),
+    /// Other keys are in force.
+    Credentials(Arc<Credentials>),
     /// From the server, which leads the shards through stopping.
     Stage(Stage),
     /// From the server: what new TLS connections are shown, and whom they are trusted by.
@@ -108,8 +112,8 @@ pub trait Io {
     /// The time now.
     fn now(&mut self) -> Now;
 
-    /// Takes a waiting connection, or says `WouldBlock`.
-    fn accept(&mut self) -> io::Result<Self::Socket>;
+    /// Takes a waiting connection and its peer's address, or says `WouldBlock`.
+    fn accept(&mut self) -> io::Result<(Self::Socket, IpAddr)>;
 
     /// Registers a socket for both directions, under its handle's token and at its slot.
     fn register(&mut self, socket: Self::Socket, conn: ConnId) -> io::Result<()>;
@@ -122,6 +126,12 @@ pub trait Io {
 
     /// Reads into `buffer`.
     fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received>;
+
+    /// Reads the stream itself, in front of any TLS; what was read stays to be read. 0 is its end.
+    fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Takes what was looked at by `peek` out of the stream, as far as `buffer` is long.
+    fn take(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes from `slices`.
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written>;
@@ -138,7 +148,7 @@ pub trait Io {
     /// Posts to another shard, and wakes it if it may be asleep; gives the batch back if its mailbox is full.
     fn post(&mut self, target: ShardId, batch: Batch) -> Result<(), Batch>;
 
-    /// Hands something to the store; gives it back if there is none, or it has ended.
+    /// Hands a job to the threads of its kind; gives it back if there are none, or they have ended.
     fn submit(&mut self, job: Job) -> Result<(), Job>;
 
     /// Takes what new TLS connections are shown.

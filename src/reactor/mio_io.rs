@@ -1,7 +1,7 @@
 //! The world as mio shows it: the only system calls of the event loops.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +20,7 @@ use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::store::Job;
+use crate::chat::job::Job;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -39,7 +39,7 @@ pub struct MioIo {
     mailbox: Mailbox<Post>,
     mailers: Vec<Mailer<Post>>,
     reports: Sender<(ShardId, Stage)>,
-    jobs: Option<Jobs>,
+    jobs: Jobs,
     started: Instant,
     /// There are more event loops than cores.
     is_crowded: bool,
@@ -67,7 +67,7 @@ impl Endpoint {
 }
 
 impl MioIo {
-    /// The world of shard `id`. With `tls` all its connections are; `jobs` leads to the store, if there is one; `started`
+    /// The world of shard `id`. With `tls` all its connections are; `jobs` leads to the threads that may block; `started`
     /// is where the tick clock begins, the same for all shards; `is_crowded` says that there are more of them than cores.
     #[expect(clippy::too_many_arguments, reason = "what a thread is given at its start")]
     pub fn new(
@@ -76,7 +76,7 @@ impl MioIo {
         tls: Option<Tls>,
         mailers: Vec<Mailer<Post>>,
         reports: Sender<(ShardId, Stage)>,
-        jobs: Option<Jobs>,
+        jobs: Jobs,
         started: Instant,
         is_crowded: bool,
     ) -> Self {
@@ -126,9 +126,9 @@ impl Io for MioIo {
         clock(self.started)
     }
 
-    fn accept(&mut self) -> io::Result<TcpStream> {
+    fn accept(&mut self) -> io::Result<(TcpStream, IpAddr)> {
         let listener = self.listener.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock))?;
-        listener.accept().map(|(socket, _)| socket)
+        listener.accept().map(|(socket, address)| (socket, address.ip()))
     }
 
     fn register(&mut self, mut socket: TcpStream, conn: ConnId) -> io::Result<()> {
@@ -156,6 +156,14 @@ impl Io for MioIo {
             None => socket.read(buffer).map(|bytes| Received::plain(bytes, buffer.len())),
             Some(tls) => tls.read(slot, socket, buffer),
         }
+    }
+
+    fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        socket(&mut self.sockets, slot)?.peek(buffer)
+    }
+
+    fn take(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        socket(&mut self.sockets, slot)?.read(buffer)
     }
 
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written> {
@@ -202,10 +210,7 @@ impl Io for MioIo {
     }
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
-        match &self.jobs {
-            Some(jobs) => jobs.submit(job),
-            None => Err(job),
-        }
+        self.jobs.submit(job)
     }
 
     fn renew(&mut self, certificates: Arc<Certificates>) {

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::chat::drain::Stage;
@@ -14,6 +15,8 @@ use crate::chat::ids::ShardId;
 use crate::chat::queues::SendBudget;
 use crate::chat::shard::Shard;
 use crate::planted::{self, Bug};
+use crate::wire::http::Status;
+use crate::wire::proxy::{HEADER_BYTES_MAX, parse_proxy_header};
 
 use super::io::{Event, Io, Post, Received, Written};
 
@@ -26,6 +29,8 @@ const ACCEPT_AGAIN_MS: u64 = 100;
 const READABLE: u8 = 1;
 const READ_CLOSED: u8 = 2;
 const QUEUED: u8 = 4;
+/// The stream begins with a PROXY header that was not read yet.
+const PROXIED: u8 = 8;
 
 /// How much of each kind one turn does at most; what is left is done in the next. None may be 0.
 #[derive(Clone, Debug)]
@@ -171,6 +176,8 @@ impl<I: Io> Reactor<I> {
         shard.freeze();
         // Bursts and answers for this shard's own members; what they ask in turn belongs to the next turn.
         shard.handle_local(self.budgets.local_max);
+        // The store begins while the others are written to.
+        self.submit();
         self.write();
         self.post();
         self.submit();
@@ -245,6 +252,7 @@ impl<I: Io> Reactor<I> {
                 Post::Batch(batch) => self.shard.handle_batch(batch),
                 Post::Done(done) => self.shard.handle_done(done),
                 Post::Certificates(certificates) => self.io.renew(certificates),
+                Post::Credentials(credentials) => self.shard.handle_credentials(credentials),
                 Post::Stage(stage) => self.enter_stage(stage),
                 Post::WindowOver => self.shard.handle_window_over(),
                 Post::End => self.ended = true,
@@ -280,7 +288,7 @@ impl<I: Io> Reactor<I> {
                 return;
             }
             match self.io.accept() {
-                Ok(socket) => self.admit(socket),
+                Ok((socket, address)) => self.admit(socket, address),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.acceptable = false;
                     return;
@@ -296,13 +304,16 @@ impl<I: Io> Reactor<I> {
         }
     }
 
-    fn admit(&mut self, socket: I::Socket) {
-        let conn = self.shard.handle_accept();
+    fn admit(&mut self, socket: I::Socket, address: IpAddr) {
+        let conn = self.shard.handle_accept(address);
         let slot = conn.slot() as usize;
         if self.latches.len() <= slot {
             self.latches.resize(slot + 1, 0);
         }
         self.latches[slot] &= QUEUED;
+        if self.shard.expects_proxy_header(address) {
+            self.latches[slot] |= PROXIED;
+        }
         if self.io.register(socket, conn).is_err() {
             self.shard.handle_failure(conn.slot());
         }
@@ -350,6 +361,10 @@ impl<I: Io> Reactor<I> {
         if self.latches[at] & READABLE == 0 || !self.shard.wants_input(slot) {
             return 0;
         }
+        if self.latches[at] & PROXIED != 0 {
+            self.read_proxy_header(slot);
+            return 0;
+        }
         match self.io.read(slot, &mut self.buffer) {
             Ok(Received::Input(input)) => {
                 let is_ended = self.latches[at] & READ_CLOSED != 0;
@@ -384,6 +399,38 @@ impl<I: Io> Reactor<I> {
             },
         }
         0
+    }
+
+    /// Reads the PROXY header in front of everything else, once it has come whole: until then it waits in the socket, and
+    /// the connection's first deadline runs.
+    fn read_proxy_header(&mut self, slot: u32) {
+        let window = self.buffer.len().min(HEADER_BYTES_MAX);
+        let length = match self.io.peek(slot, &mut self.buffer[..window]) {
+            Ok(0) => return self.shard.handle_end_of_input(slot),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.latches[slot as usize] &= !READABLE;
+                return;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return self.queue(slot),
+            Err(_) => return self.shard.handle_failure(slot),
+        };
+        match parse_proxy_header(&self.buffer[..length]) {
+            Ok(Status::Complete(header)) => match self.io.take(slot, &mut self.buffer[..header.bytes]) {
+                Ok(taken) if taken == header.bytes => {
+                    self.latches[slot as usize] &= !PROXIED;
+                    self.shard.handle_proxy_header(slot, header.client);
+                    self.queue(slot);
+                }
+                _ => self.shard.handle_failure(slot),
+            },
+            Ok(Status::Partial) if self.latches[slot as usize] & READ_CLOSED == 0 => {
+                // What is still to come gives another event.
+                self.latches[slot as usize] &= !READABLE;
+            }
+            Ok(Status::Partial) => self.shard.refuse_proxy_header(slot, "the stream ends within the PROXY header"),
+            Err(fault) => self.shard.refuse_proxy_header(slot, fault),
+        }
     }
 
     /// At most one write per connection and turn; large rooms get a bounded share, so that they never stand in front.

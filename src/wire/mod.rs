@@ -16,6 +16,7 @@ mod mask;
 pub mod masking;
 pub mod message;
 pub(crate) mod object;
+pub mod proxy;
 pub mod response;
 pub mod rest_body;
 pub mod stored;

@@ -8,7 +8,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 
-use rusqlite::{CachedStatement, Connection, ErrorCode as Sqlite, OptionalExtension, Row, named_params, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode as Sqlite, OptionalExtension, Row, params};
 
 use crate::chat::ids::RoomName;
 use crate::chat::store::{Action, Actor, Outcome, Post, Verdict, Write};
@@ -69,7 +69,7 @@ pub(super) struct Counters {
     pub(super) trimmed_position: u64,
 }
 
-/// A row of `room`.
+/// A row of `room_now`.
 #[derive(Clone, Copy, Debug)]
 struct Room {
     number: u64,
@@ -77,8 +77,6 @@ struct Room {
     last_seq: u64,
     messages: u64,
     last_position: u64,
-    /// Whether the row in the database is older.
-    is_dirty: bool,
 }
 
 impl Memory {
@@ -106,10 +104,9 @@ pub(super) struct Batch<'a> {
     connection: &'a Connection,
     memory: &'a mut Memory,
     counters: Counters,
-    /// Whether anything was written.
+    /// Whether anything was written that no event tells of.
     has_changed: bool,
     idempotency_ms: u64,
-    dirty: Vec<RoomName>,
     body: Vec<u8>,
 }
 
@@ -126,7 +123,8 @@ struct Entry<'e> {
 struct Posted {
     seq: u64,
     id: Option<Id>,
-    digest: u128,
+    /// `None` if it was imported as it has become, so that its own request is not known any more.
+    digest: Option<u128>,
     body: Vec<u8>,
 }
 
@@ -154,7 +152,6 @@ impl<'a> Batch<'a> {
             counters,
             has_changed: false,
             idempotency_ms,
-            dirty: Vec::new(),
             body: Vec::new(),
         })
     }
@@ -182,7 +179,8 @@ impl<'a> Batch<'a> {
             let by_id = if post.id_given { self.find_posted(room.number, &post.id)? } else { None };
             let by_key = key.map(|key| self.find_posted_by_key(room.number, key, write.at_ms));
             let by_key = by_key.transpose()?.flatten();
-            let is_same = [&by_id, &by_key].into_iter().flatten().all(|posted| posted.digest == post.digest);
+            let found = [&by_id, &by_key].into_iter().flatten();
+            let is_same = found.into_iter().all(|posted| posted.digest.is_none_or(|digest| digest == post.digest));
             match by_id.or(by_key) {
                 Some(posted) if is_same => return Ok(posted.verdict()),
                 Some(_) => return Ok(Verdict::Refused(ErrorCode::Conflict)),
@@ -328,14 +326,18 @@ impl<'a> Batch<'a> {
     /// Gives the name another number, so that nothing is found under it any more. The rows go later, in steps.
     fn remove_room(&mut self, name: &RoomName, room: Option<Room>) -> rusqlite::Result<Verdict> {
         let Some(room) = room else { return Ok(Verdict::Done) };
+        self.has_changed = true;
         let number = self.next_room_number()?;
-        let sql = "UPDATE room SET number = ?1, messages_trimmed = 0 WHERE number = ?2";
-        self.connection.prepare_cached(sql)?.execute(params![number, room.number])?;
+        // All that was known by the events of the old number is in the row from here on.
+        let sql = "UPDATE room SET number = ?2, first_seq = ?3 + 1, last_seq = ?3, messages = 0, messages_trimmed = 0, \
+                   last_position = ?4 WHERE number = ?1";
+        let row = params![room.number, number, room.last_seq, room.last_position];
+        self.connection.prepare_cached(sql)?.execute(row)?;
         self.connection.prepare_cached("INSERT INTO removed_room (number) VALUES (?1)")?.execute([room.number])?;
         if room.first_seq <= room.last_seq {
             self.counters.trimmed_position = self.counters.trimmed_position.max(room.last_position);
         }
-        self.remember(name, Room { number, first_seq: room.last_seq + 1, messages: 0, ..room });
+        self.memory.rooms.insert(name.clone(), Room { number, first_seq: room.last_seq + 1, messages: 0, ..room });
         Ok(Verdict::Done)
     }
 
@@ -381,7 +383,10 @@ impl<'a> Batch<'a> {
             self.body,
         ])?;
         self.counters.last_position = room.last_position;
-        self.remember(&write.room, room);
+        match self.memory.rooms.get_mut(&write.room) {
+            Some(known) => *known = room,
+            None => drop(self.memory.rooms.insert(write.room.clone(), room)),
+        }
         Ok(room)
     }
 
@@ -389,7 +394,7 @@ impl<'a> Batch<'a> {
         if let Some(room) = self.memory.rooms.get(name) {
             return Ok(Some(*room));
         }
-        let sql = "SELECT number, first_seq, last_seq, messages, last_position FROM room WHERE name = ?1";
+        let sql = "SELECT number, first_seq, last_seq, messages, last_position FROM room_now WHERE name = ?1";
         let found = self.connection.prepare_cached(sql)?.query_row([name.text()], Room::read).optional()?;
         if let Some(room) = found {
             self.memory.rooms.insert(name.clone(), room);
@@ -402,24 +407,12 @@ impl<'a> Batch<'a> {
         let sql = "INSERT INTO room (number, name, first_seq, last_seq, messages, messages_trimmed, last_position) \
                    VALUES (?1, ?2, 1, 0, 0, 0, 0)";
         self.connection.prepare_cached(sql)?.execute(params![number, name.text()])?;
-        let room = Room { number, first_seq: 1, last_seq: 0, messages: 0, last_position: 0, is_dirty: false };
-        self.memory.rooms.insert(name.clone(), room);
-        Ok(room)
+        Ok(Room { number, first_seq: 1, last_seq: 0, messages: 0, last_position: 0 })
     }
 
-    fn next_room_number(&mut self) -> rusqlite::Result<u64> {
-        self.has_changed = true;
+    fn next_room_number(&self) -> rusqlite::Result<u64> {
         let sql = "SELECT coalesce(max(number), 0) + 1 FROM room";
         self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
-    }
-
-    /// Notes that the room has come further than its row.
-    fn remember(&mut self, name: &RoomName, room: Room) {
-        self.has_changed = true;
-        if !room.is_dirty {
-            self.dirty.push(name.clone());
-        }
-        self.memory.rooms.insert(name.clone(), Room { is_dirty: true, ..room });
     }
 
     /// Notes that a user is known in a room.
@@ -471,28 +464,13 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Writes what is the same for many events, and returns what is to be in the database then.
+    /// Writes what no event tells of, and returns what is to be in the database then.
     pub(super) fn finish(mut self) -> rusqlite::Result<Counters> {
-        let sql = "UPDATE room SET first_seq = :first_seq, last_seq = :last_seq, messages = :messages, \
-                   last_position = :last_position WHERE number = :number";
-        let mut update = self.connection.prepare_cached(sql)?;
-        for name in &self.dirty {
-            let Some(room) = self.memory.rooms.get_mut(name) else { continue };
-            room.is_dirty = false;
-            update.execute(named_params! {
-                ":first_seq": room.first_seq,
-                ":last_seq": room.last_seq,
-                ":messages": room.messages,
-                ":last_position": room.last_position,
-                ":number": room.number,
-            })?;
-        }
         if self.has_changed {
             self.counters.batch += 1;
-            let sql = "UPDATE store SET batch = ?1, last_position = ?2, trimmed_position = ?3";
-            let Counters { batch, last_position, trimmed_position } = self.counters;
-            let mut update = self.connection.prepare_cached(sql)?;
-            update.execute(params![batch, last_position, trimmed_position])?;
+            let sql = "UPDATE store SET batch = ?1, trimmed_position = ?2";
+            let Counters { batch, trimmed_position, .. } = self.counters;
+            self.connection.prepare_cached(sql)?.execute(params![batch, trimmed_position])?;
         }
         Ok(self.counters)
     }
@@ -506,7 +484,6 @@ impl Room {
             last_seq: row.get(2)?,
             messages: row.get(3)?,
             last_position: row.get(4)?,
-            is_dirty: false,
         })
     }
 }
@@ -515,7 +492,7 @@ impl Posted {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let (text, is_numeric): (String, bool) = (row.get(1)?, row.get(2)?);
         let digest: Option<[u8; 16]> = row.get(3)?;
-        let digest = u128::from_le_bytes(digest.unwrap_or_default());
+        let digest = digest.map(u128::from_le_bytes);
         Ok(Self { seq: row.get(0)?, id: id(&text, is_numeric), digest, body: row.get(4)? })
     }
 

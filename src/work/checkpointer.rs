@@ -1,8 +1,8 @@
 //! The thread that writes the log back into the database file, besides.
 //!
-//! Owns when: soon after the log has become large, and once nothing has been written for a second. So the fsyncs of the
-//! database file happen here rather than in the thread that writes, and the log is short when the process starts again.
-//! It sleeps while nothing is written. Must not know what is in the log.
+//! Owns when: soon after the log has become large, and once nothing has been written for a second. So the database file
+//! is brought to the disk here rather than in the thread that writes, and the log is short when the process starts again.
+//! It sleeps while nothing is written and nothing is left to do. Must not know what is in the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,23 +10,24 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 
-use super::failure::{Complaints, Failure};
+use super::failure::{Complaints, Failure, Health};
 
 /// A log of more than this is written back soon.
-pub(crate) const LARGE_BYTES: u64 = 16 * 1024 * 1024;
+pub(crate) const LARGE_BYTES: u64 = 4 * 1024 * 1024;
 /// A log behind which nothing was written for so long is written back.
 pub(crate) const QUIET: Duration = Duration::from_secs(1);
 /// Between two checkpoints, however large the log: a reader may keep all of it in use, and the longer one waits, the more
 /// often a page was written to the log that is written back once.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is written back.
 pub(crate) trait Log {
-    /// Writes back what can be without keeping anybody waiting.
-    fn checkpoint(&mut self) -> Result<(), Failure>;
+    /// Writes back what can be without keeping anybody waiting; whether that was all, so that the next commit begins the
+    /// log again.
+    fn checkpoint(&mut self) -> Result<bool, Failure>;
 
-    /// Empties the log, all of which is written back, unless somebody uses it: what was erased is not to stay in it.
-    fn clear(&mut self);
+    /// Empties the log, all of which is written back; `false` if somebody uses it.
+    fn clear(&mut self) -> bool;
 }
 
 /// How the writer tells that it has written.
@@ -46,8 +47,10 @@ pub(crate) struct Heard {
 #[derive(Debug, Default)]
 struct Shared {
     commits: AtomicU64,
-    /// The log was written back a moment ago, so that little is missing.
-    is_fresh: AtomicBool,
+    /// What was erased from the database is still in the log.
+    has_erased: AtomicBool,
+    /// The log was written back a moment ago but for what was committed meanwhile: little is missing.
+    is_nearly_done: AtomicBool,
     /// The next commit has to wake the thread, which otherwise looks at the count by itself.
     is_asleep: AtomicBool,
 }
@@ -60,9 +63,15 @@ pub(crate) fn written() -> (Written, Heard) {
 }
 
 impl Written {
-    /// Whether the log has been written back since this was asked last.
-    pub fn take_fresh(&self) -> bool {
-        self.shared.is_fresh.swap(false, Ordering::SeqCst)
+    /// Whether little of the log is missing in the database file, which is said once.
+    pub fn take_nearly_done(&self) -> bool {
+        // Most often it is not set, and then nothing need be written.
+        self.shared.is_nearly_done.load(Ordering::Relaxed) && self.shared.is_nearly_done.swap(false, Ordering::SeqCst)
+    }
+
+    /// What is committed next erases something, so that the log is to be emptied behind it.
+    pub fn note_erased(&self) {
+        self.shared.has_erased.store(true, Ordering::SeqCst);
     }
 
     /// Something was committed, and the log now has so many bytes.
@@ -75,15 +84,18 @@ impl Written {
     }
 }
 
-/// Writes `log` back, until `stop` has no sender any more.
-pub(crate) fn run(mut log: impl Log, heard: &Heard, stop: &Receiver<()>, quiet: Duration) {
+/// Writes `log` back, until `stop` has no sender any more. A log that cannot be written back is tried again, with nobody
+/// writing, and `health` tells of it.
+pub(crate) fn run(mut log: impl Log, heard: &Heard, stop: &Receiver<()>, quiet: Duration, health: &Health) {
     let Heard { shared, woken } = heard;
     let mut complaints = Complaints::default();
-    let mut written_back = 0;
+    let (mut written_back, mut has_failed) = (0, false);
     loop {
         shared.is_asleep.store(true, Ordering::SeqCst);
         // Looked at behind the flag, or a commit between the two would wake nobody.
-        if shared.commits.load(Ordering::SeqCst) == written_back {
+        let is_done =
+            shared.commits.load(Ordering::SeqCst) == written_back && !shared.has_erased.load(Ordering::SeqCst);
+        if is_done && !has_failed {
             select! {
                 recv(woken) -> _ => {}
                 recv(stop) -> _ => return,
@@ -93,17 +105,27 @@ pub(crate) fn run(mut log: impl Log, heard: &Heard, stop: &Receiver<()>, quiet: 
         if !wait_for_quiet(heard, stop, quiet) {
             return;
         }
-        written_back = shared.commits.load(Ordering::SeqCst);
-        match log.checkpoint() {
-            Ok(()) => {
-                shared.is_fresh.store(true, Ordering::SeqCst);
-                if shared.commits.load(Ordering::SeqCst) == written_back {
-                    log.clear();
+        let commits = shared.commits.load(Ordering::SeqCst);
+        let checkpoint = log.checkpoint();
+        if checkpoint.is_err() != has_failed {
+            has_failed = !has_failed;
+            health.note(has_failed);
+        }
+        match checkpoint {
+            Ok(is_all) => {
+                written_back = commits;
+                shared.is_nearly_done.store(!is_all, Ordering::SeqCst);
+                // Whoever erases says so before the commit.
+                if shared.commits.load(Ordering::SeqCst) == commits
+                    && shared.has_erased.swap(false, Ordering::SeqCst)
+                    && !log.clear()
+                {
+                    shared.has_erased.store(true, Ordering::SeqCst);
                 }
             }
             Err(failure) => {
                 if let Some(count) = complaints.count(Instant::now()) {
-                    tracing::warn!(reason = %failure, count, "the store's log could not be written back");
+                    tracing::error!(reason = %failure, count, "the store fails: its log cannot be written back");
                 }
             }
         }
@@ -135,52 +157,127 @@ mod tests {
     use crossbeam_channel::unbounded;
 
     use super::*;
+    use crate::chat::shard::Gauges;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    struct Fake(Sender<()>);
-
-    impl Log for Fake {
-        fn checkpoint(&mut self) -> Result<(), Failure> {
-            let _ = self.0.send(());
-            Ok(())
-        }
-
-        fn clear(&mut self) {}
+    /// A log that does what it is told to; all is well without orders.
+    struct Fake {
+        calls: Sender<Call>,
+        orders: Receiver<Call>,
     }
 
-    /// A checkpointer that takes `quiet` to be quiet; its checkpoints, and its end.
-    fn start(quiet: Duration) -> (Written, Receiver<()>, impl FnOnce()) {
-        let (done, checkpoints) = unbounded();
-        let (stop, stopped) = unbounded::<()>();
-        let (written, heard) = written();
-        let thread = std::thread::spawn(move || run(Fake(done), &heard, &stopped, quiet));
-        let end = move || {
-            drop(stop);
-            thread.join().unwrap();
-        };
-        (written, checkpoints, end)
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Call {
+        Checkpoint(bool),
+        Clear(bool),
+    }
+
+    impl Fake {
+        fn call(&mut self, well: Call) -> Call {
+            let call = self.orders.try_recv().unwrap_or(well);
+            let _ = self.calls.send(call);
+            call
+        }
+    }
+
+    impl Log for Fake {
+        fn checkpoint(&mut self) -> Result<bool, Failure> {
+            match self.call(Call::Checkpoint(true)) {
+                Call::Checkpoint(true) => Ok(true),
+                _ => Err(Failure { reason: "the disk is full".to_owned(), is_of_connection: false }),
+            }
+        }
+
+        fn clear(&mut self) -> bool {
+            self.call(Call::Clear(true)) == Call::Clear(true)
+        }
+    }
+
+    /// A checkpointer that takes `quiet` to be quiet.
+    struct World {
+        written: Written,
+        calls: Receiver<Call>,
+        orders: Sender<Call>,
+        gauges: Arc<Gauges>,
+        stop: Sender<()>,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    impl World {
+        fn new(quiet: Duration) -> Self {
+            let (calls_out, calls) = unbounded();
+            let (orders, orders_in) = unbounded();
+            let (stop, stopped) = unbounded::<()>();
+            let (written, heard) = written();
+            let gauges = Arc::new(Gauges::default());
+            let health = Health::parts(&gauges, 1).remove(0);
+            let log = Fake { calls: calls_out, orders: orders_in };
+            let thread = std::thread::spawn(move || run(log, &heard, &stopped, quiet, &health));
+            Self { written, calls, orders, gauges, stop, thread }
+        }
+
+        fn call(&self) -> Call {
+            self.calls.recv_timeout(PATIENCE).expect("the log is called")
+        }
+
+        fn end(self) {
+            drop(self.stop);
+            self.thread.join().unwrap();
+        }
     }
 
     #[test]
     fn every_commit_is_written_back_once_it_is_quiet_and_then_it_sleeps() {
-        let (written, checkpoints, end) = start(Duration::from_millis(1));
+        let world = World::new(Duration::from_millis(1));
         for _ in 0..20 {
-            written.note(1);
-            checkpoints.recv_timeout(PATIENCE).expect("a checkpoint");
+            world.written.note(1);
+            assert_eq!(world.call(), Call::Checkpoint(true));
         }
-        assert!(checkpoints.recv_timeout(Duration::from_millis(20)).is_err(), "nothing was written");
-        end();
+        assert!(world.calls.recv_timeout(Duration::from_millis(20)).is_err(), "nothing was written");
+        world.end();
     }
 
     #[test]
     fn a_large_log_does_not_wait_for_quiet() {
-        let (written, checkpoints, end) = start(PATIENCE * 10);
-        written.note(LARGE_BYTES);
-        while checkpoints.is_empty() {
-            written.note(LARGE_BYTES + 1);
+        let world = World::new(PATIENCE * 10);
+        world.written.note(LARGE_BYTES);
+        while world.calls.is_empty() {
+            world.written.note(LARGE_BYTES + 1);
             std::thread::yield_now();
         }
-        end();
+        world.end();
+    }
+
+    #[test]
+    fn behind_what_erases_the_log_is_emptied_as_soon_as_nobody_uses_it() {
+        let world = World::new(Duration::from_millis(1));
+        for call in [Call::Checkpoint(true), Call::Clear(false), Call::Checkpoint(true), Call::Clear(false)] {
+            world.orders.send(call).unwrap();
+        }
+        world.written.note_erased();
+        world.written.note(1);
+        for is_cleared in [false, false, true] {
+            assert_eq!((world.call(), world.call()), (Call::Checkpoint(true), Call::Clear(is_cleared)));
+        }
+        world.written.note(1);
+        assert_eq!(world.call(), Call::Checkpoint(true));
+        assert!(world.calls.recv_timeout(Duration::from_millis(20)).is_err(), "nothing more was erased");
+        world.end();
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_back_is_told_and_tried_again() {
+        let world = World::new(Duration::from_millis(1));
+        world.orders.send(Call::Checkpoint(false)).unwrap();
+        world.orders.send(Call::Checkpoint(false)).unwrap();
+        world.written.note(1);
+        assert_eq!(world.call(), Call::Checkpoint(false));
+        assert_eq!(world.call(), Call::Checkpoint(false));
+        assert!(world.gauges.is_store_failing());
+        assert_eq!(world.call(), Call::Checkpoint(true));
+        let gauges = Arc::clone(&world.gauges);
+        world.end();
+        assert!(!gauges.is_store_failing());
     }
 }

@@ -5,11 +5,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode as Sqlite};
+use rusqlite::{Connection, ErrorCode as Sqlite, Row};
 
 use super::checkpointer::{LARGE_BYTES, Log, Written};
 use super::database::Database;
@@ -19,12 +20,12 @@ use super::reader;
 use super::readers::Source;
 use super::retention::Retention;
 use super::writer::Core;
-use crate::chat::store::{Found, Lookup, StoreFacts, Verdict, Write};
+use crate::chat::store::{Action, Found, Lookup, StoreFacts, Verdict, Write};
 use crate::config::Limits;
 use crate::error::Error;
 
 /// How long the thread that writes waits for others when it writes the log back itself.
-const BOUND_MS_MAX: u64 = 20;
+const BOUND_MS_MAX: u64 = 5;
 /// Between two attempts at that: somebody who reads all along, a backup for instance, keeps the log as it is.
 const BOUND_INTERVAL: Duration = Duration::from_secs(1);
 /// What the disk has to take before the store is well again.
@@ -32,15 +33,22 @@ const PROBE_BYTES: usize = 256 * 1024;
 /// How long a connection otherwise waits, as [`Database`] sets it.
 const BUSY_MS_MAX: u64 = 5_000;
 
+/// What a page takes in the log.
+const FRAME_BYTES: u64 = 4_096 + 24;
+/// Passes over the log that one checkpoint makes to get to its end.
+const PASSES_MAX: usize = 3;
+
 /// The connection that writes.
 pub(crate) struct WriteConnection {
+    /// `None` from when it failed until there is another. Before the database in each connection here, so that it is
+    /// closed before the file of the database may be.
+    ledger: Option<Ledger>,
     database: Arc<Database>,
     limits: Limits,
-    /// `None` from when it failed until there is another.
-    ledger: Option<Ledger>,
     retention: Retention,
     written: Written,
-    log: Option<PathBuf>,
+    /// How long the log is, of which the file may be longer.
+    log_bytes: Arc<AtomicU64>,
     bounded: Option<Instant>,
     complaints: Complaints,
 }
@@ -48,17 +56,18 @@ pub(crate) struct WriteConnection {
 impl WriteConnection {
     /// The one connection of `database` that writes; `written` is told of what it commits.
     pub fn open(database: &Arc<Database>, limits: &Limits, written: Written) -> Result<Self, Error> {
-        let ledger = open_ledger(database, limits).map_err(|error| refusal(database, &error))?;
-        let log = database.path().map(log_of);
+        let log_bytes = Arc::default();
+        let ledger = open_ledger(database, limits, &log_bytes).map_err(|error| refusal(database, &error))?;
         let retention = Retention::new(limits);
         let (database, limits) = (Arc::clone(database), limits.clone());
+        database.lengthen_log();
         Ok(Self {
+            ledger: Some(ledger),
             database,
             limits,
-            ledger: Some(ledger),
             retention,
             written,
-            log,
+            log_bytes,
             bounded: None,
             complaints: Complaints::default(),
         })
@@ -66,7 +75,7 @@ impl WriteConnection {
 
     /// Writes the log back, so that the next start finds none.
     pub fn close(self) {
-        if self.log.is_some()
+        if !self.database.is_memory()
             && let Some(ledger) = &self.ledger
             && let Err(error) = write_log_back(ledger.connection(), "TRUNCATE")
         {
@@ -79,12 +88,28 @@ impl WriteConnection {
     }
 
     fn log_bytes(&self) -> u64 {
-        self.log.as_ref().and_then(|log| fs::metadata(log).ok()).map_or(0, |metadata| metadata.len())
+        self.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Begins the log again: little of it is missing in the database file, or it is too long.
+    fn restart_log(&mut self) -> rusqlite::Result<()> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let connection = ledger.connection();
+        let patience = |ms| connection.busy_timeout(Duration::from_millis(ms));
+        let written_back = patience(BOUND_MS_MAX).and_then(|()| write_log_back(connection, "RESTART"));
+        let restarted = patience(BUSY_MS_MAX).and(written_back).map(drop);
+        if restarted.is_ok() {
+            self.log_bytes.store(0, Ordering::Relaxed);
+        }
+        restarted
     }
 }
 
 impl Core for WriteConnection {
     fn commit(&mut self, writes: &[Arc<Write>]) -> Result<Vec<Verdict>, Failure> {
+        if writes.iter().any(|write| erases(&write.change.action)) {
+            self.written.note_erased();
+        }
         let verdicts = self.ledger()?.commit(writes).map_err(|error| failure(&error))?;
         self.written.note(self.log_bytes());
         Ok(verdicts)
@@ -111,41 +136,39 @@ impl Core for WriteConnection {
             return Ok(());
         }
         self.ledger = None;
-        self.ledger = Some(open_ledger(&self.database, &self.limits).map_err(|error| failure(&error))?);
+        let ledger = open_ledger(&self.database, &self.limits, &self.log_bytes).map_err(|error| failure(&error))?;
+        self.ledger = Some(ledger);
         Ok(())
     }
 
     fn trim(&mut self) -> Result<bool, Failure> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ledger = self.ledger.as_mut().ok_or_else(closed)?;
-        let has_more = ledger.trim(&mut self.retention, now.as_millis() as u64).map_err(|error| failure(&error))?;
-        if has_more {
+        let before = ledger.connection().total_changes();
+        let trimmed = ledger.trim(&mut self.retention, now.as_millis() as u64);
+        if ledger.connection().total_changes() > before {
+            self.written.note_erased();
             self.written.note(self.log_bytes());
         }
-        Ok(has_more)
+        trimmed.map_err(|error| failure(&error))
     }
 
     fn bound_log(&mut self) {
+        if self.written.take_nearly_done() && self.log_bytes() > LARGE_BYTES {
+            // If somebody reads it, it is longer at the next checkpoint.
+            let _ = self.restart_log();
+            return;
+        }
         let is_soon = self.bounded.is_some_and(|bounded| bounded.elapsed() < BOUND_INTERVAL);
-        // Behind a checkpoint little is left to be done here, so that is the time, if the limit is near.
-        let limit = self.limits.store_log_bytes_max;
-        let limit = if self.written.take_fresh() { limit / 2 } else { limit };
-        if is_soon || self.log_bytes() <= limit {
+        if is_soon || self.log_bytes() <= self.limits.store_log_bytes_max {
             return;
         }
         self.bounded = Some(Instant::now());
-        let Some(ledger) = &self.ledger else { return };
-        let connection = ledger.connection();
-        let patience = |ms| connection.busy_timeout(Duration::from_millis(ms));
-        let written_back = patience(BOUND_MS_MAX).and_then(|()| write_log_back(connection, "TRUNCATE"));
-        match patience(BUSY_MS_MAX).and(written_back) {
-            Ok(()) => {}
-            // Somebody reads it, or the disk fails and will tell the next commit.
-            Err(error) => {
-                if let Some(count) = self.complaints.count(Instant::now()) {
-                    tracing::warn!(%error, count, bytes = self.log_bytes(), "the store's log stays long");
-                }
-            }
+        // Somebody reads it, or the disk fails and will tell the next commit.
+        if let Err(error) = self.restart_log()
+            && let Some(count) = self.complaints.count(Instant::now())
+        {
+            tracing::warn!(%error, count, bytes = self.log_bytes(), "the store's log stays long");
         }
     }
 
@@ -159,9 +182,9 @@ impl Core for WriteConnection {
 
 /// A connection that reads.
 pub(crate) struct ReadConnection {
+    connection: Connection,
     database: Arc<Database>,
     facts: StoreFacts,
-    connection: Connection,
 }
 
 impl ReadConnection {
@@ -188,9 +211,9 @@ impl Source for ReadConnection {
 
 /// The connection that writes the log back.
 pub(crate) struct LogConnection {
-    database: Arc<Database>,
     /// `None` from when it failed until there is another.
     connection: Option<Connection>,
+    database: Arc<Database>,
 }
 
 impl LogConnection {
@@ -202,47 +225,92 @@ impl LogConnection {
 }
 
 impl Log for LogConnection {
-    fn checkpoint(&mut self) -> Result<(), Failure> {
+    fn checkpoint(&mut self) -> Result<bool, Failure> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.database.checkpointer().map_err(|error| failure(&error))?,
         };
-        let written_back = write_log_back(&connection, "PASSIVE").map_err(|error| failure(&error));
+        let written_back = self.write_back(&connection);
         if !matches!(&written_back, Err(failure) if failure.is_of_connection) {
             self.connection = Some(connection);
         }
         written_back
     }
 
-    fn clear(&mut self) {
-        let Some(connection) = &self.connection else { return };
+    fn clear(&mut self) -> bool {
+        let Some(connection) = &self.connection else { return false };
         // Whoever is writing or reading now is not kept waiting: the next time will do.
         let patience = |ms| connection.busy_timeout(Duration::from_millis(ms));
         let cleared = patience(0).and_then(|()| write_log_back(connection, "TRUNCATE"));
-        if let Err(error) = patience(BUSY_MS_MAX).and(cleared) {
-            tracing::debug!(%error, "the store's log is not empty");
+        match patience(BUSY_MS_MAX).and(cleared) {
+            Ok(_) => self.lengthen(connection),
+            Err(error) => {
+                tracing::debug!(%error, "the store's log is not empty");
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl LogConnection {
+    /// Writes back what can be; whether that was all. SQLite brings the database file to the disk only if it was, which
+    /// it never is while somebody writes all along: then the writer would have to do it, with all the rest waiting.
+    fn write_back(&self, connection: &Connection) -> Result<bool, Failure> {
+        for _ in 0..PASSES_MAX {
+            if write_log_back(connection, "PASSIVE").map_err(|error| failure(&error))? {
+                return Ok(true);
+            }
+            let synced = self.database.sync();
+            synced.map_err(|error| Failure { reason: error.to_string(), is_of_connection: false })?;
+        }
+        Ok(false)
+    }
+
+    /// Makes the log's file long again, while nobody writes.
+    fn lengthen(&self, connection: &Connection) {
+        let alone = connection.execute_batch("BEGIN IMMEDIATE");
+        if alone.is_ok() {
+            self.database.lengthen_log();
+            // Nothing was written by it, so that nothing is lost.
+            let _ = connection.execute_batch("ROLLBACK");
         }
     }
 }
 
-fn open_ledger(database: &Database, limits: &Limits) -> rusqlite::Result<Ledger> {
-    let connection = database.writer()?;
+fn open_ledger(database: &Database, limits: &Limits, log_bytes: &Arc<AtomicU64>) -> rusqlite::Result<Ledger> {
+    let mut connection = database.writer()?;
     if !database.is_memory() {
-        // So the file becomes short again behind each round through the log, and its length says how long the log is.
-        connection.pragma_update(None, "journal_size_limit", LARGE_BYTES as i64)?;
+        // So the file becomes short again behind a round through a log that was too long.
+        connection.pragma_update(None, "journal_size_limit", 2 * LARGE_BYTES as i64)?;
+        let log_bytes = Arc::clone(log_bytes);
+        connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, frames: std::ffi::c_int| {
+            log_bytes.store(u64::try_from(frames).unwrap_or_default() * FRAME_BYTES, Ordering::Relaxed);
+            Ok(())
+        }))?;
     }
     Ok(Ledger::new(connection, limits))
 }
 
-/// Writes the log back in one of SQLite's modes. That somebody kept it from being finished is an error only of those modes
-/// that wait.
-fn write_log_back(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
-    let is_busy: bool = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0))?;
+/// Writes the log back in one of SQLite's modes; whether all of it is in the database file. That somebody kept it from
+/// being finished is an error only of those modes that wait.
+fn write_log_back(connection: &Connection, mode: &str) -> rusqlite::Result<bool> {
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let written_back = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], read)?;
+    let (is_busy, frames, frames_written): (bool, i64, i64) = written_back;
     if is_busy && mode != "PASSIVE" {
         let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
         return Err(rusqlite::Error::SqliteFailure(busy, Some("somebody reads it".to_owned())));
     }
-    Ok(())
+    Ok(!is_busy && frames == frames_written)
+}
+
+/// Whether something that was kept is to be found nowhere any more.
+fn erases(action: &Action) -> bool {
+    match action {
+        Action::Delete { .. } | Action::Unreact { .. } | Action::ForgetReader { .. } | Action::RemoveRoom => true,
+        Action::Post(_) | Action::Edit { .. } | Action::React { .. } | Action::MarkRead { .. } => false,
+    }
 }
 
 /// Whether the disk takes more than a page or two. What a failed transaction has left in the log would be enough for a
@@ -255,13 +323,6 @@ fn probe_disk(path: &Path) -> io::Result<()> {
         file.sync_data()
     });
     written.and(fs::remove_file(&name))
-}
-
-/// The log beside a database file.
-fn log_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
 }
 
 fn closed() -> Failure {

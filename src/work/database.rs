@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode as Sqlite, OpenFlags, TransactionBehavior};
 
-use super::schema;
+use super::{log_file, schema};
 use crate::chat::store::StoreFacts;
 use crate::config::Store;
 use crate::error::Error;
@@ -50,6 +50,9 @@ pub struct Database {
 enum Place {
     File {
         path: PathBuf,
+        /// The database file, to bring it to the disk. Closing it drops the locks that SQLite holds on the file, so that
+        /// it must outlive the connections.
+        file: File,
         _lock: File,
     },
     /// The connection until somebody has taken it.
@@ -92,10 +95,10 @@ impl Database {
             fs::create_dir_all(folder).map_err(|error| unwritable(path, &error))?;
         }
         let lock = lock(path)?;
-        let length = create(path)?;
+        let (file, length) = create(path)?;
         look_at_header(path, length)?;
         let facts = prepare(path, length == 0)?;
-        Ok(Self { place: Place::File { path: path.to_owned(), _lock: lock }, facts })
+        Ok(Self { place: Place::File { path: path.to_owned(), file, _lock: lock }, facts })
     }
 
     /// Opens the database of a server that may be running, to read and to back it up, without its lock. Nothing is
@@ -156,6 +159,27 @@ impl Database {
         self.connect(Use::Checkpoint)
     }
 
+    /// Brings the database file to the disk as it is.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sync(&self) -> io::Result<()> {
+        match &self.place {
+            Place::File { file, .. } => file.sync_data(),
+            Place::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Makes the log's file so long that commits write over what it has rather than make it longer, for which the file
+    /// system has to note something of its own each time. Nobody may write meanwhile.
+    pub fn lengthen_log(&self) {
+        if let Place::File { path, .. } = &self.place
+            && let Err(error) = log_file::lengthen(path)
+        {
+            tracing::debug!(%error, "the store's log is not made longer");
+        }
+    }
+
     fn connect(&self, purpose: Use) -> rusqlite::Result<Connection> {
         match &self.place {
             Place::File { path, .. } => connect(path, purpose),
@@ -179,14 +203,30 @@ fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// Makes the file if there is none, and says how long it is.
-fn create(path: &Path) -> Result<u64, Error> {
-    let made = private().create(true).truncate(false).open(path).and_then(|file| file.metadata());
-    let metadata = made.map_err(|error| unwritable(path, &error))?;
+/// Opens the file, and makes it if there is none; and how long it is. A file that somebody has emptied is none of a
+/// store, unless nothing says that it was one.
+fn create(path: &Path) -> Result<(File, u64), Error> {
+    let was_there = path.exists();
+    let made = private().create(true).truncate(false).open(path);
+    let made = made.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+    let (file, metadata) = made.map_err(|error| unwritable(path, &error))?;
     if !metadata.is_file() {
         return Err(refusal(path, &format!("is no file: {FOREIGN}")));
     }
-    Ok(metadata.len())
+    if metadata.len() == 0 && log_file::is_used(path) {
+        let log = log_file::path_of(path);
+        let log = log.display();
+        return Err(refusal(
+            path,
+            &format!(
+                "is empty, but {log} beside it is not: restore a backup, or move both away to begin with an empty store"
+            ),
+        ));
+    }
+    if metadata.len() == 0 && was_there {
+        tracing::warn!(path = %path.display(), "the file is empty: a new store begins in it");
+    }
+    Ok((file, metadata.len()))
 }
 
 #[cfg(unix)]
@@ -227,7 +267,7 @@ fn prepare(path: &Path, is_fresh: bool) -> Result<StoreFacts, Error> {
     }
     schema::migrate(&mut connection).map_err(|error| explain(path, &error))?;
     prove_writable(&mut connection).map_err(|error| explain(path, &error))?;
-    let position = connection.query_row("SELECT last_position FROM store", [], |row| row.get::<_, u64>(0));
+    let position = connection.query_row("SELECT last_position FROM store_now", [], |row| row.get::<_, u64>(0));
     let position = position.map_err(|error| explain(path, &error))?;
     let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     // A mistyped or relative path shows here, and so does a file that somebody has emptied.

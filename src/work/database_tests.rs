@@ -104,6 +104,58 @@ fn connections_are_what_they_are_for() {
 }
 
 #[test]
+fn a_file_of_the_first_version_goes_on_where_it_was() {
+    let folder = Folder::new("first");
+    let path = folder.path("chat.db");
+    let mut old = Connection::open(&path).unwrap();
+    old.pragma_update(None, "journal_mode", "WAL").unwrap();
+    schema::make_first_version(&mut old);
+    old.execute_batch(
+        "UPDATE store SET batch = 9, last_position = 12, trimmed_position = 8;
+         INSERT INTO room VALUES (1, 'r', 4, 6, 5, 2, 11), (2, 'empty', 8, 7, 3, 3, 5), (3, 'other', 1, 1, 1, 0, 12);
+         INSERT INTO event VALUES
+             (9, 1, 4, 1, 1, 0, 0, 4, 'm4', 0, NULL, NULL, NULL, x'7b7d', NULL),
+             (10, 1, 5, 1, 1, 0, 0, 5, 'm5', 0, NULL, NULL, NULL, x'7b7d', NULL),
+             (11, 1, 6, 0, 4, 0, 0, 5, 'm5', 0, '1', '+', NULL, x'7b7d', NULL),
+             (12, 3, 1, 1, 1, 0, 0, 1, 'm1', 0, NULL, NULL, NULL, x'7b7d', NULL);",
+    )
+    .unwrap();
+    let facts = schema::facts(&old).unwrap();
+    drop(old);
+    let refused = Database::open_beside(&path).expect_err("nothing is changed from beside").to_string();
+    assert!(refused.contains("older version"), "{refused}");
+    let database = open(&path);
+    assert_eq!((database.facts().epoch, database.facts().digest_key), (facts.epoch, facts.digest_key));
+    let mut ledger = ledger(&database);
+    assert_eq!(ledger.last_position().unwrap(), 12);
+    let writes: Vec<_> = ["r", "empty", "other", "new"].map(|room| Arc::new(post(room, "m", "x", None))).into();
+    assert_eq!(ledger.commit(&writes).unwrap(), [new(7), new(8), new(2), new(1)]);
+    assert_eq!(ledger.last_position().unwrap(), 16);
+    let sql =
+        "SELECT name, first_seq, last_seq, messages, messages_trimmed, last_position FROM room_now ORDER BY number";
+    let mut rooms = ledger.connection().prepare(sql).unwrap();
+    let rooms = rooms.query_map([], |row| {
+        Ok((row.get::<_, String>(0)?, [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get::<_, u64>(5)?]))
+    });
+    let rooms: Vec<(String, [u64; 5])> = rooms.unwrap().map(Result::unwrap).collect();
+    let expected =
+        [("r", [4, 7, 6, 2, 13]), ("empty", [8, 8, 4, 3, 14]), ("other", [1, 2, 2, 0, 15]), ("new", [1, 1, 1, 0, 16])];
+    assert_eq!(rooms, expected.map(|(name, numbers)| (name.to_owned(), numbers)));
+}
+
+#[test]
+fn an_emptied_file_is_refused_while_its_log_is_there() {
+    let folder = Folder::new("emptied");
+    let path = filled(&folder);
+    fs::write(&path, "").unwrap();
+    fs::write(folder.path("chat.db-wal"), "something").unwrap();
+    let refused = refusal(&path);
+    assert!(refused.contains("is empty") && refused.contains("chat.db-wal"), "{refused}");
+    fs::remove_file(folder.path("chat.db-wal")).unwrap();
+    assert_eq!(ledger(&open(&path)).last_position().unwrap(), 0, "then a new store begins");
+}
+
+#[test]
 fn one_process_at_a_time() {
     let folder = Folder::new("lock");
     let path = folder.path("chat.db");

@@ -13,7 +13,7 @@ const OTHER_EPOCH: &str = "the cursor belongs to another state of the store: beg
 
 /// A page of the feed behind a cursor.
 pub(super) fn find(connection: &Connection, epoch: &str, after: Option<&str>, limit: u32) -> rusqlite::Result<Found> {
-    let sql = "SELECT last_position, trimmed_position FROM store";
+    let sql = "SELECT last_position, trimmed_position FROM store_now";
     let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?));
     let (last_position, trimmed_position) = connection.prepare_cached(sql)?.query_row([], read)?;
     let from = match after.map(|cursor| parse(cursor)) {

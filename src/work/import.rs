@@ -107,7 +107,7 @@ fn keep_batch(connection: &mut Connection, batch: &[(u64, Line)]) -> Result<Impo
     let Some(&(first, _)) = batch.first() else { return Ok(Imported::default()) };
     let at_store = |error| (first, Halt::Store(error));
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(at_store)?;
-    let read = transaction.query_row("SELECT last_position FROM store", [], |row| row.get(0));
+    let read = transaction.query_row("SELECT last_position FROM store_now", [], |row| row.get(0));
     let mut importer = Importer { connection: &transaction, position: read.map_err(at_store)? };
     let mut imported = Imported::default();
     for (number, line) in batch {
@@ -129,7 +129,7 @@ struct Importer<'t> {
     position: u64,
 }
 
-/// A row of `room`.
+/// A row of `room_now`.
 struct Room {
     number: u64,
     first_seq: u64,
@@ -166,7 +166,7 @@ impl Importer<'_> {
     }
 
     fn room(&self, name: &str) -> rusqlite::Result<Room> {
-        let sql = "SELECT number, first_seq, last_seq, messages FROM room WHERE name = ?1";
+        let sql = "SELECT number, first_seq, last_seq, messages FROM room_now WHERE name = ?1";
         let read = |row: &Row<'_>| {
             Ok(Room { number: row.get(0)?, first_seq: row.get(1)?, last_seq: row.get(2)?, messages: row.get(3)? })
         };
@@ -184,7 +184,7 @@ impl Importer<'_> {
         if let LineKind::Message { id, digest, .. } = &line.kind
             && let Some(stored) = self.stored(room, "message_id = ?2 AND is_message = 1", &id.text())?
         {
-            let is_same = stored.digest == Some(digest.to_le_bytes()) || stored.is_deleted;
+            let is_same = digest.is_some_and(|digest| stored.digest == Some(digest.to_le_bytes())) || stored.is_deleted;
             let seq = stored.seq;
             return match line.seq {
                 None if is_same || line.body(seq) == stored.body => Ok(true),
@@ -248,7 +248,7 @@ impl Importer<'_> {
         let (mut sender, mut emoji, mut digest, mut is_deleted) = (None, None, None, false);
         let message = match &line.kind {
             LineKind::Message { id, sender: by, digest: of, is_deleted: deleted } => {
-                (sender, digest, is_deleted) = (by.as_ref(), Some(of.to_le_bytes()), *deleted);
+                (sender, digest, is_deleted) = (by.as_ref(), of.map(u128::to_le_bytes), *deleted);
                 id
             }
             LineKind::Update { message, is_deleted: deleted } => {

@@ -49,7 +49,7 @@ pub(crate) struct Line {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LineKind {
     /// A message as it is now.
-    Message { id: Id, sender: Option<Id>, digest: u128, is_deleted: bool },
+    Message { id: Id, sender: Option<Id>, digest: Option<u128>, is_deleted: bool },
     /// An edit.
     Update { message: Id, is_deleted: bool },
     /// A deletion.
@@ -147,7 +147,9 @@ fn message(
         }
         prefix
     };
-    Ok((LineKind::Message { id, sender, digest: posted.digest, is_deleted }, prefix))
+    // What was posted cannot be told from what it has become.
+    let digest = (!is_deleted && fields.raw("editedAt").is_none()).then_some(posted.digest);
+    Ok((LineKind::Message { id, sender, digest, is_deleted }, prefix))
 }
 
 /// The members of a line.

@@ -23,12 +23,19 @@ pub struct Ledger {
     connection: Connection,
     idempotency_ms: u64,
     memory: Memory,
+    /// Whether what is committed is on the disk then.
+    is_synchronous: bool,
 }
 
 impl Ledger {
     /// A ledger that writes by `connection`, a [writer](super::database::Database::writer).
     pub fn new(connection: Connection, limits: &Limits) -> Self {
-        Self { connection, idempotency_ms: limits.store_idempotency_ms, memory: Memory::default() }
+        Self {
+            connection,
+            idempotency_ms: limits.store_idempotency_ms,
+            memory: Memory::default(),
+            is_synchronous: true,
+        }
     }
 
     /// Decides the writes in their order, and keeps what is new, in one transaction: one verdict for each.
@@ -57,7 +64,11 @@ impl Ledger {
     /// Takes one [step](Retention::trim_step) of removing what need not be kept any more. Returns whether there is more
     /// to do.
     pub fn trim(&mut self, retention: &mut Retention, now_ms: u64) -> rusqlite::Result<bool> {
-        let trimmed = retention.trim_step(&mut self.connection, now_ms);
+        // Should the machine crash, what was removed is there again, and is removed again. So the disk need not be waited
+        // for, and the next message is not held up by it.
+        let trimmed = self.synchronize(false).and_then(|()| retention.trim_step(&mut self.connection, now_ms));
+        // If it fails, the next batch does it before it begins.
+        let _ = self.synchronize(true);
         if retention.has_changed_rooms() || trimmed.is_err() {
             self.memory.forget();
         }
@@ -78,7 +89,17 @@ impl Ledger {
         Ok(counters)
     }
 
+    fn synchronize(&mut self, is_synchronous: bool) -> rusqlite::Result<()> {
+        if self.is_synchronous != is_synchronous {
+            self.is_synchronous = false;
+            self.connection.pragma_update(None, "synchronous", if is_synchronous { "FULL" } else { "NORMAL" })?;
+            self.is_synchronous = is_synchronous;
+        }
+        Ok(())
+    }
+
     fn decide_all(&mut self, writes: &[Arc<Write>]) -> rusqlite::Result<(Vec<Verdict>, Counters)> {
+        self.synchronize(true)?;
         self.memory.make_room();
         let counters = self.counters()?;
         self.execute("BEGIN IMMEDIATE")?;
@@ -122,7 +143,7 @@ impl Ledger {
 }
 
 fn read_counters(connection: &Connection) -> rusqlite::Result<Counters> {
-    let mut read = connection.prepare_cached("SELECT batch, last_position, trimmed_position FROM store")?;
+    let mut read = connection.prepare_cached("SELECT batch, last_position, trimmed_position FROM store_now")?;
     read.query_row([], |row| {
         Ok(Counters { batch: row.get(0)?, last_position: row.get(1)?, trimmed_position: row.get(2)? })
     })

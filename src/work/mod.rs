@@ -1,4 +1,5 @@
-//! The threads that may block: the store, which is what is kept on disk, and what looks after files that may change.
+//! The threads that may block: the store, which is what is kept on disk; crews for jobs of other kinds; and what looks
+//! after files that may change.
 //!
 //! Owns everything that may block. The store takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
@@ -8,12 +9,16 @@ mod batch;
 pub mod certificates;
 mod checkpointer;
 mod connections;
+pub mod crew;
 pub mod database;
 mod failure;
 mod feed;
+pub mod fetch;
 pub mod import;
 mod import_line;
+pub mod keyring;
 pub mod ledger;
+mod log_file;
 pub mod reader;
 mod readers;
 pub mod retention;

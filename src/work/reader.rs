@@ -40,7 +40,7 @@ pub struct Reader {
     facts: StoreFacts,
 }
 
-/// A row of `room`, as far as readers need it.
+/// A row of `room_now`, as far as readers need it.
 #[derive(Clone, Copy)]
 struct Room {
     number: u64,
@@ -116,7 +116,7 @@ fn answer(connection: &Connection, facts: &StoreFacts, lookup: &Lookup) -> rusql
 }
 
 fn find_room(connection: &Connection, name: &str) -> rusqlite::Result<Option<Room>> {
-    let sql = "SELECT number, first_seq, last_seq, messages, messages_trimmed FROM room WHERE name = ?1";
+    let sql = "SELECT number, first_seq, last_seq, messages, messages_trimmed FROM room_now WHERE name = ?1";
     connection.prepare_cached(sql)?.query_row([name], Room::read).optional()
 }
 
@@ -301,7 +301,7 @@ fn read_mark(connection: &Connection, room: Option<Room>, user: &Id) -> rusqlite
 /// message of each.
 fn rooms_of(connection: &Connection, user: &Id) -> rusqlite::Result<Found> {
     let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.name, u.ordinal \
-               FROM reader u JOIN room r ON r.number = u.room WHERE u.user = ?1 ORDER BY r.last_position DESC LIMIT ?2";
+               FROM reader u JOIN room_now r ON r.number = u.room WHERE u.user = ?1 ORDER BY r.last_position DESC LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![user.text(), ROOMS_MAX])?;
     let mut out = b"[".to_vec();
@@ -332,7 +332,7 @@ fn rooms_of(connection: &Connection, user: &Id) -> rusqlite::Result<Found> {
 /// their order, then the mark.
 fn traces(connection: &Connection, user: &Id, from: TracePlace) -> rusqlite::Result<Found> {
     let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.name \
-               FROM reader u JOIN room r ON r.number = u.room WHERE u.user = ?1 AND u.room >= ?2 \
+               FROM reader u JOIN room_now r ON r.number = u.room WHERE u.user = ?1 AND u.room >= ?2 \
                ORDER BY u.room LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
     let start = from.room.min(i64::MAX as u64);

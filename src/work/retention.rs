@@ -1,7 +1,8 @@
 //! Removes what need not be kept any more, in steps that hold nobody up.
 //!
 //! Owns how much a step does, and in which order things go: rows of removed rooms, events that are too old, events that
-//! are too many in their room, keys of requests that are over. It knows no clock; the time comes in.
+//! are too many in their room, keys of requests that are over. The time of day comes in; how long a step takes is measured
+//! here, and the next one does half as much or somewhat more.
 //!
 //! Invariants: an event goes together with its room's `first_seq`, so that the events of a room never have a hole; the
 //! room's row stays. A reaction goes with its message or with its own event, whichever is removed first. The highest
@@ -14,16 +15,21 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use super::batch::Kind;
 use crate::config::Limits;
 
-/// What a step may take, from its beginning to its commit.
-const STEP_MS_MAX: u64 = 20;
-/// What a step aims at.
-const STEP_MS_AIM: u64 = 5;
-/// Rows that a step may remove, at most and at least.
-const ROWS_MAX: usize = 400;
-const ROWS_MIN: usize = 4;
+/// Behind a step that took longer than this the next one does half as much.
+const STEP_LONG: Duration = Duration::from_millis(5);
+/// Behind a step that took less the next one does more.
+const STEP_SHORT: Duration = Duration::from_millis(2);
+/// What a step costs, at most and at least: a row that is removed 1, and 1 more for each page that its text fills.
+pub(super) const COST_MAX: usize = 256;
+const COST_MIN: usize = 4;
+/// Small rows that are removed by one statement.
+const ROWS_AT_ONCE: usize = 16;
+/// Bytes of text that fill a page.
+const PAGE_BYTES: usize = 4_096;
 /// Rooms whose number of events is looked at in a step.
 const ROOMS_LOOKED_AT: usize = 256;
 const DAY_MS: u64 = 86_400_000;
+const DELETE_EVENT: &str = "DELETE FROM event WHERE position = ?1";
 
 /// How far the removing has come.
 #[derive(Debug)]
@@ -31,8 +37,8 @@ pub struct Retention {
     age_ms_max: Option<u64>,
     events_max: Option<u64>,
     idempotency_ms: u64,
-    /// Rows that a step may remove.
-    rows: usize,
+    /// What the next step may cost.
+    cost: usize,
     /// The room up to which numbers of events were looked at in this round.
     looked_at: u64,
     has_changed_rooms: bool,
@@ -43,16 +49,18 @@ struct Doomed {
     position: u64,
     room: u64,
     seq: u64,
+    ordinal: u64,
     kind: u8,
     message_id: String,
     sender: Option<String>,
     emoji: Option<String>,
+    bytes: usize,
 }
 
 /// One step.
 struct Step<'t> {
     transaction: Transaction<'t>,
-    rows_left: usize,
+    cost_left: usize,
     ends: Instant,
     trimmed_position: u64,
 }
@@ -64,7 +72,7 @@ impl Retention {
             age_ms_max: (limits.retention_days > 0).then(|| limits.retention_days.saturating_mul(DAY_MS)),
             events_max: (limits.retention_events > 0).then_some(limits.retention_events),
             idempotency_ms: limits.store_idempotency_ms,
-            rows: ROWS_MAX / 8,
+            cost: COST_MAX / 8,
             looked_at: 0,
             has_changed_rooms: false,
         }
@@ -79,21 +87,16 @@ impl Retention {
         self.has_changed_rooms = false;
         let begun = Instant::now();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut step = Step {
-            transaction,
-            rows_left: self.rows,
-            ends: begun + Duration::from_millis(STEP_MS_AIM),
-            trimmed_position: 0,
-        };
+        let mut step = Step { transaction, cost_left: self.cost, ends: begun + STEP_LONG, trimmed_position: 0 };
         let has_more = self.remove_some(&mut step, now_ms)?;
-        let rows_used = self.rows - step.rows_left;
-        if rows_used == 0 {
+        let cost = self.cost - step.cost_left;
+        if cost == 0 {
             step.transaction.rollback()?;
             return Ok(has_more);
         }
         step.note_trimmed()?;
         step.transaction.commit()?;
-        self.adapt(begun.elapsed(), rows_used);
+        self.adapt(begun.elapsed(), cost);
         Ok(has_more)
     }
 
@@ -107,9 +110,9 @@ impl Retention {
             return Ok(true);
         }
         if let Some(age_ms_max) = self.age_ms_max {
-            let before = step.rows_left;
+            let before = step.cost_left;
             let has_more = step.remove_older(now_ms.saturating_sub(age_ms_max))?;
-            self.has_changed_rooms |= step.rows_left < before;
+            self.has_changed_rooms |= step.cost_left < before;
             if has_more {
                 return Ok(true);
             }
@@ -125,7 +128,7 @@ impl Retention {
 
     /// Looks at the next rooms for one with too many events, and removes some of its oldest.
     fn remove_surplus(&mut self, step: &mut Step<'_>, events_max: u64) -> rusqlite::Result<bool> {
-        let sql = "SELECT number, last_seq - first_seq + 1 FROM room WHERE number > ?1 ORDER BY number LIMIT ?2";
+        let sql = "SELECT number, last_seq - first_seq + 1 FROM room_now WHERE number > ?1 ORDER BY number LIMIT ?2";
         let mut rooms = step.transaction.prepare_cached(sql)?;
         let read = |row: &Row<'_>| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?));
         let found = rooms.query_map(params![self.looked_at, ROOMS_LOOKED_AT], read)?;
@@ -148,28 +151,28 @@ impl Retention {
     }
 
     /// Lets the next step do as much as fits.
-    fn adapt(&mut self, took: Duration, rows_used: usize) {
-        let took_ms = took.as_millis() as u64;
-        self.rows = match took_ms {
-            STEP_MS_MAX.. => rows_used / 4,
-            ms if ms > STEP_MS_MAX / 2 => rows_used * 3 / 4,
-            ms if ms < STEP_MS_AIM => self.rows + self.rows / 4,
-            _ => self.rows,
+    fn adapt(&mut self, took: Duration, cost: usize) {
+        self.cost = match took {
+            took if took > STEP_LONG => cost / 2,
+            took if took < STEP_SHORT => self.cost + self.cost / 4,
+            _ => self.cost,
         };
-        self.rows = self.rows.clamp(ROWS_MIN, ROWS_MAX);
+        self.cost = self.cost.clamp(COST_MIN, COST_MAX);
     }
 }
 
 impl Step<'_> {
     fn is_over(&self) -> bool {
-        self.rows_left == 0 || Instant::now() >= self.ends
+        self.cost_left == 0 || Instant::now() >= self.ends
+    }
+
+    fn spend(&mut self, rows: usize, bytes: usize) {
+        self.cost_left = self.cost_left.saturating_sub(rows + bytes / PAGE_BYTES);
     }
 
     /// Removes rows of rooms that have no name any more. Returns whether the step is over with it.
     fn clear_removed_rooms(&mut self) -> rusqlite::Result<bool> {
-        const ROWS: [&str; 5] = [
-            "DELETE FROM event WHERE position IN (SELECT position FROM event WHERE room = ?1 AND is_message = 1 LIMIT ?2)",
-            "DELETE FROM event WHERE position IN (SELECT position FROM event WHERE room = ?1 AND is_message = 0 LIMIT ?2)",
+        const ROWS: [&str; 3] = [
             "DELETE FROM reaction WHERE room = ?1 AND (message_id, emoji, user) IN \
              (SELECT message_id, emoji, user FROM reaction WHERE room = ?1 LIMIT ?2)",
             "DELETE FROM reader WHERE room = ?1 AND user IN (SELECT user FROM reader WHERE room = ?1 LIMIT ?2)",
@@ -179,32 +182,56 @@ impl Step<'_> {
             let sql = "SELECT number FROM removed_room LIMIT 1";
             let next = self.transaction.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0)).optional()?;
             let Some(room) = next else { return Ok(false) };
+            if self.clear_events(room)? {
+                return Ok(true);
+            }
             for sql in ROWS {
                 loop {
                     if self.is_over() {
                         return Ok(true);
                     }
                     // A few at a time, so that the clock is looked at between them.
-                    let rows = self.rows_left.min(16);
+                    let rows = self.cost_left.min(ROWS_AT_ONCE);
                     let removed = self.transaction.prepare_cached(sql)?.execute(params![room, rows])?;
-                    self.rows_left = self.rows_left.saturating_sub(removed);
+                    self.spend(removed, 0);
                     if removed < rows {
                         break;
                     }
                 }
             }
             self.transaction.prepare_cached("DELETE FROM removed_room WHERE number = ?1")?.execute([room])?;
-            self.rows_left = self.rows_left.saturating_sub(1);
+            self.spend(1, 0);
         }
+    }
+
+    /// Removes events of a room that has no name any more. Returns whether the step is over with it.
+    fn clear_events(&mut self, room: u64) -> rusqlite::Result<bool> {
+        for is_message in [true, false] {
+            loop {
+                if self.is_over() {
+                    return Ok(true);
+                }
+                let sql = "SELECT position, length(body) + ifnull(length(current), 0) FROM event \
+                           WHERE room = ?1 AND is_message = ?2 LIMIT 1";
+                let read = |row: &Row<'_>| Ok((row.get::<_, u64>(0)?, row.get(1)?));
+                let next =
+                    self.transaction.prepare_cached(sql)?.query_row(params![room, is_message], read).optional()?;
+                let Some((position, bytes)) = next else { break };
+                self.transaction.prepare_cached(DELETE_EVENT)?.execute([position])?;
+                self.spend(1, bytes);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes events in the order of their positions up to the first that is not older than `oldest_ms`. Returns
     /// whether there are others.
     fn remove_older(&mut self, oldest_ms: u64) -> rusqlite::Result<bool> {
         loop {
-            let sql = "SELECT position, room, seq, kind, message_id, sender, emoji, at_ms FROM event \
+            let sql = "SELECT position, room, seq, ordinal, kind, message_id, sender, emoji, \
+                       length(body) + ifnull(length(current), 0), at_ms FROM event \
                        ORDER BY position LIMIT 1";
-            let read = |row: &Row<'_>| Ok((Doomed::read(row)?, row.get::<_, u64>(7)?));
+            let read = |row: &Row<'_>| Ok((Doomed::read(row)?, row.get::<_, u64>(9)?));
             let oldest = self.transaction.prepare_cached(sql)?.query_row([], read).optional()?;
             match oldest {
                 Some((event, at_ms)) if at_ms < oldest_ms => {
@@ -223,7 +250,8 @@ impl Step<'_> {
             if self.is_over() {
                 return Ok(true);
             }
-            let sql = "SELECT position, room, seq, kind, message_id, sender, emoji FROM event \
+            let sql = "SELECT position, room, seq, ordinal, kind, message_id, sender, emoji, \
+                       length(body) + ifnull(length(current), 0) FROM event \
                        WHERE room = ?1 AND is_message IN (0, 1) \
                        AND seq = (SELECT first_seq FROM room WHERE number = ?1)";
             let event = self.transaction.prepare_cached(sql)?.query_row([room], Doomed::read).optional()?;
@@ -243,12 +271,12 @@ impl Step<'_> {
                 if self.is_over() {
                     return Ok(false);
                 }
-                let rows = self.rows_left.min(16);
+                let rows = self.cost_left.min(ROWS_AT_ONCE);
                 let sql = "DELETE FROM reaction WHERE room = ?1 AND message_id = ?2 AND (emoji, user) IN \
                            (SELECT emoji, user FROM reaction WHERE room = ?1 AND message_id = ?2 LIMIT ?3)";
-                let mut delete = self.transaction.prepare_cached(sql)?;
-                let removed = delete.execute(params![event.room, event.message_id, rows])?;
-                self.rows_left = self.rows_left.saturating_sub(removed);
+                let row = params![event.room, event.message_id, rows];
+                let removed = self.transaction.prepare_cached(sql)?.execute(row)?;
+                self.spend(removed, 0);
                 if removed < rows {
                     break;
                 }
@@ -259,12 +287,14 @@ impl Step<'_> {
             let key = params![event.room, event.message_id, emoji, user, event.seq];
             self.transaction.prepare_cached(sql)?.execute(key)?;
         }
-        self.transaction.prepare_cached("DELETE FROM event WHERE position = ?1")?.execute([event.position])?;
-        let sql = "UPDATE room SET first_seq = ?1, messages_trimmed = messages_trimmed + ?2 WHERE number = ?3";
-        let row = params![event.seq + 1, is_message, event.room];
+        self.transaction.prepare_cached(DELETE_EVENT)?.execute([event.position])?;
+        // The row says how far the room had come when its last event is gone.
+        let sql = "UPDATE room SET first_seq = ?2 + 1, last_seq = max(last_seq, ?2), messages = max(messages, ?3), \
+                   messages_trimmed = messages_trimmed + ?4, last_position = max(last_position, ?5) WHERE number = ?1";
+        let row = params![event.room, event.seq, event.ordinal, is_message, event.position];
         self.transaction.prepare_cached(sql)?.execute(row)?;
         self.trimmed_position = self.trimmed_position.max(event.position);
-        self.rows_left = self.rows_left.saturating_sub(1);
+        self.spend(1, event.bytes);
         Ok(true)
     }
 
@@ -274,11 +304,11 @@ impl Step<'_> {
             if self.is_over() {
                 return Ok(true);
             }
-            let rows = self.rows_left.min(16);
+            let rows = self.cost_left.min(ROWS_AT_ONCE);
             let sql = "DELETE FROM idempotency WHERE number IN \
                        (SELECT number FROM idempotency ORDER BY number LIMIT ?2) AND at_ms <= ?1";
             let removed = self.transaction.prepare_cached(sql)?.execute(params![over_ms, rows])?;
-            self.rows_left = self.rows_left.saturating_sub(removed);
+            self.spend(removed, 0);
             if removed < rows {
                 return Ok(false);
             }
@@ -297,10 +327,12 @@ impl Doomed {
             position: row.get(0)?,
             room: row.get(1)?,
             seq: row.get(2)?,
-            kind: row.get(3)?,
-            message_id: row.get(4)?,
-            sender: row.get(5)?,
-            emoji: row.get(6)?,
+            ordinal: row.get(3)?,
+            kind: row.get(4)?,
+            message_id: row.get(5)?,
+            sender: row.get(6)?,
+            emoji: row.get(7)?,
+            bytes: row.get(8)?,
         })
     }
 }

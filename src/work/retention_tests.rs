@@ -1,9 +1,18 @@
 //! What is removed, and what of it is seen.
 
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use rusqlite::hooks::Wal;
 use serde_json::json;
 
+use super::database::Database;
+use super::database_tests::{Folder, open};
+use super::ledger::Ledger;
 use super::ledger_tests::*;
-use super::retention::Retention;
+use super::retention::{COST_MAX, Retention};
 use crate::chat::store::{Lookup, Verdict, Write};
 use crate::config::Limits;
 
@@ -101,4 +110,77 @@ fn keys_and_removed_rooms() {
         assert_eq!(count(&world, table), rows, "{table}");
     }
     assert_eq!(world.page("r")["messages"][0]["seq"], json!(201));
+}
+
+/// What each step of removing all that `limits` do not keep wrote to the log, in pages, and how long it took.
+fn steps(database: &Database, limits: &Limits, now_ms: u64) -> Vec<(u64, Duration)> {
+    let mut connection = database.writer().unwrap();
+    let (pages_out, pages) = channel();
+    connection
+        .wal_hook(Some(move |_: &mut Wal, frames: c_int| {
+            let _ = pages_out.send(frames as u64);
+            Ok(())
+        }))
+        .unwrap();
+    let (mut ledger, mut retention) = (Ledger::new(connection, limits), Retention::new(limits));
+    let mut steps = Vec::new();
+    loop {
+        let (begun, before) = (Instant::now(), ledger.connection().total_changes());
+        let has_more = ledger.trim(&mut retention, now_ms).unwrap();
+        let took = begun.elapsed();
+        if ledger.connection().total_changes() > before {
+            steps.push((pages.try_iter().last().unwrap(), took));
+            ledger.connection().query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        }
+        if !has_more {
+            return steps;
+        }
+    }
+}
+
+/// Messages of all sizes in many rooms, each with reactions, in an order that none of the indexes has.
+fn fill(ledger: &mut Ledger, rooms: u64, messages: u64) {
+    let scattered = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+    for first in (0..messages).step_by(500) {
+        let mut batch = Vec::new();
+        for n in first..(first + 500).min(messages) {
+            let (room, id) = (format!("r{}", scattered(n) % rooms), format!("{:x}", scattered(n)));
+            let content = "x".repeat(if n % 50 == 0 { 60_000 } else { 100 + (n % 7) as usize * 40 });
+            batch.push(Arc::new(post(&room, &id, &content, Some("1"))));
+            batch.extend((0..n % 3).map(|user| Arc::new(react(&room, &id, "+", &user.to_string(), false))));
+        }
+        ledger.commit(&batch).unwrap();
+    }
+}
+
+#[test]
+fn a_step_touches_a_bounded_number_of_pages_whatever_goes() {
+    let folder = Folder::new("steps");
+    let database = open(&folder.path("chat.db"));
+    let mut ledger = Ledger::new(database.writer().unwrap(), &Limits::default());
+    fill(&mut ledger, 40, 4_000);
+    ledger.commit(&(0..20).map(|room| Arc::new(remove(&format!("r{room}")))).collect::<Vec<_>>()).unwrap();
+    drop(ledger);
+    let limits = Limits { retention_days: 1, ..Limits::default() };
+    let steps = steps(&database, &limits, AT_MS + 2 * DAY_MS);
+    assert!(steps.len() > 20, "{}", steps.len());
+    // A row stands in three trees at most besides its own, and few of a step's rows share a page in any.
+    let most = steps.iter().map(|&(pages, _)| pages).max().unwrap();
+    assert!(most <= 4 * COST_MAX as u64 + 32, "{most}");
+    let left: u64 = database.reader().unwrap().query_row("SELECT count(*) FROM event", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
+/// `cargo test --release --lib -- --ignored --nocapture how_long_steps_take`
+#[test]
+#[ignore = "prints figures; nothing is asserted of the clock"]
+fn how_long_steps_take() {
+    let folder = Folder::new("steps-time");
+    let database = open(&folder.path("chat.db"));
+    fill(&mut Ledger::new(database.writer().unwrap(), &Limits::default()), 500, 200_000);
+    let limits = Limits { retention_days: 1, ..Limits::default() };
+    let mut steps: Vec<Duration> = steps(&database, &limits, AT_MS + 2 * DAY_MS).iter().map(|step| step.1).collect();
+    steps.sort_unstable();
+    let at = |share: f64| steps[(share * (steps.len() - 1) as f64) as usize];
+    println!("{} steps: p50 {:?}, p99 {:?}, max {:?}", steps.len(), at(0.5), at(0.99), at(1.0));
 }

@@ -5,10 +5,14 @@
 //!
 //! What the tables mean:
 //!
-//! - `store` has one row. `batch` counts the transactions of the [`Ledger`](super::ledger::Ledger), which so finds out
-//!   what became of one whose commit failed. `trimmed_position` is the highest position of an event that is gone.
-//! - `room`: a name's number, and how far the room has come. The events of a room that are kept have `first_seq <= seq
-//!   <= last_seq` without a hole. `messages` counts those there ever were, `messages_trimmed` those that are gone.
+//! - `store` has one row. `batch` counts the transactions of the [`Ledger`](super::ledger::Ledger) that changed something
+//!   without an event; by it and by the last position the ledger finds out what became of one whose commit failed.
+//!   `trimmed_position` is the highest position of an event that is gone.
+//! - `room`: a name's number, and how far the room had come when its row was written last. The events of a room that are
+//!   kept have `first_seq <= seq <= last_seq` without a hole. `messages` counts those there ever were,
+//!   `messages_trimmed` those that are gone.
+//! - `store_now` and `room_now` say how far the store and each room have come: what the row says, or the newest event. So
+//!   an event writes neither row, each of which would be one more page of every commit.
 //! - `removed_room`: numbers without a name, whose rows in other tables count as gone. Removing a room gives its name a
 //!   new number, which is higher than all; a number is never given twice.
 //! - `event`: what is sent, in the order of commits. `message_id` is the message that it is or is about; `sender` who
@@ -29,7 +33,7 @@ pub(super) const VERSION: i64 = STEPS.len() as i64;
 const APPLICATION_ID: i64 = 0x537a_4368;
 
 /// What leads from each version to the next.
-const STEPS: [&str; 1] = [FIRST];
+const STEPS: [&str; 2] = [FIRST, POSITIONS_OF_EVENTS];
 
 const FIRST: &str = "
 CREATE TABLE store (
@@ -96,6 +100,38 @@ CREATE TABLE reader (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX reader_by_room ON reader (room);
 ";
+
+/// From here on the rows of `store` and `room` may be behind the events.
+const POSITIONS_OF_EVENTS: &str = "
+CREATE VIEW store_now AS SELECT
+    s.batch,
+    s.trimmed_position,
+    max(s.last_position, s.trimmed_position, ifnull((SELECT max(position) FROM event), 0)) AS last_position
+FROM store s;
+CREATE VIEW room_now AS SELECT
+    r.number,
+    r.name,
+    r.first_seq,
+    max(
+        r.last_seq,
+        ifnull((SELECT max(e.seq) FROM event e WHERE e.room = r.number AND e.is_message = 0), 0),
+        ifnull((SELECT max(e.seq) FROM event e WHERE e.room = r.number AND e.is_message = 1), 0)
+    ) AS last_seq,
+    max(
+        r.messages,
+        ifnull((SELECT e.ordinal FROM event e WHERE e.room = r.number AND e.is_message = 1 ORDER BY e.seq DESC LIMIT 1), 0)
+    ) AS messages,
+    r.messages_trimmed,
+    max(
+        r.last_position,
+        ifnull((SELECT e.position FROM event e WHERE e.room = r.number AND e.is_message = 0 ORDER BY e.seq DESC LIMIT 1), 0),
+        ifnull((SELECT e.position FROM event e WHERE e.room = r.number AND e.is_message = 1 ORDER BY e.seq DESC LIMIT 1), 0)
+    ) AS last_position
+FROM room r;
+";
+
+#[cfg(test)]
+pub(super) use tests::make_first_version;
 
 /// The version of a database; 0 if it has no tables of ours.
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
@@ -170,11 +206,16 @@ fn random<const N: usize>() -> rusqlite::Result<[u8; N]> {
 mod tests {
     use super::*;
 
+    /// Makes what the first release made of an empty database.
+    pub(in crate::work) fn make_first_version(connection: &mut Connection) {
+        migrate_by(connection, &STEPS[..1]).unwrap();
+    }
+
     #[test]
     fn steps_that_are_missing_are_taken_together_or_not_at_all() {
         let mut connection = Connection::open_in_memory().unwrap();
         assert!(is_ours(&connection, 0).unwrap());
-        migrate(&mut connection).unwrap();
+        make_first_version(&mut connection);
         let before = facts(&connection).unwrap();
         let next = "ALTER TABLE room ADD COLUMN topic TEXT";
         migrate_by(&mut connection, &[FIRST, next, "no statement"]).unwrap_err();

@@ -12,17 +12,19 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::checkpointer::{self, Heard};
 use super::connections::{LogConnection, ReadConnection, WriteConnection};
+use super::crew;
 use super::database::Database;
 use super::failure::Health;
 use super::readers::Reading;
 use super::writer::{Pace, Writer};
 use crate::chat::ids::ShardId;
+use crate::chat::job;
 use crate::chat::shard::Gauges;
 use crate::chat::store::{Done, Job, StoreFacts};
 use crate::config::{Config, Limits};
 use crate::error::Error;
 use crate::reactor::io::Post;
-use crate::reactor::jobs::Jobs;
+use crate::reactor::jobs::StoreJobs;
 use crate::reactor::mailbox::Mailer;
 
 /// Threads that read a store in a file.
@@ -80,7 +82,7 @@ impl Store {
         let (of_readers, reads_in) = unbounded();
         let reads = if readers == 0 { changes.clone() } else { of_readers };
         let mut threads = StoreThreads { changes, reads, stop, stopped, ended, end, threads: Vec::new() };
-        let mut health = Health::parts(gauges, 1 + readers).into_iter();
+        let mut health = Health::parts(gauges, 2 + readers).into_iter();
         let (written, heard) = checkpointer::written();
         let core = WriteConnection::open(&self.database, &self.limits, written)?;
         let trim_look = (self.limits.retention_days > 0).then_some(AGE_LOOK);
@@ -91,6 +93,7 @@ impl Store {
             let stopped = threads.stopped.clone();
             threads.spawn("store-writer", move || writer.run(&stopped).close())?;
         }
+        let of_log = health.next();
         for (number, health) in health.enumerate() {
             let jobs = reads_in.clone();
             let source = ReadConnection::open(&self.database)?;
@@ -98,17 +101,19 @@ impl Store {
             let stopped = threads.stopped.clone();
             threads.spawn(&format!("store-reader-{number}"), move || reading.run(&jobs, &stopped))?;
         }
-        if !self.database.is_memory() {
-            threads.write_log_back(&self.database, heard)?;
+        if !self.database.is_memory()
+            && let Some(health) = of_log
+        {
+            threads.write_log_back(&self.database, heard, health)?;
         }
         Ok(threads)
     }
 }
 
 impl StoreThreads {
-    /// The way of a shard's jobs.
-    pub fn jobs(&self, shard: ShardId) -> Jobs {
-        Jobs::new(shard, self.changes.clone(), self.reads.clone())
+    /// The way to them.
+    pub fn jobs(&self) -> StoreJobs {
+        StoreJobs { changes: self.changes.clone(), reads: self.reads.clone() }
     }
 
     /// Commits what was handed out, writes the log back, and ends the threads. If the disk hangs, they are left behind.
@@ -132,10 +137,10 @@ impl StoreThreads {
         }
     }
 
-    fn write_log_back(&mut self, database: &Arc<Database>, heard: Heard) -> Result<(), Error> {
+    fn write_log_back(&mut self, database: &Arc<Database>, heard: Heard, health: Health) -> Result<(), Error> {
         let log = LogConnection::open(database)?;
         let stopped = self.stopped.clone();
-        self.spawn("store-log", move || checkpointer::run(log, &heard, &stopped, checkpointer::QUIET))
+        self.spawn("store-log", move || checkpointer::run(log, &heard, &stopped, checkpointer::QUIET, &health))
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
@@ -151,13 +156,7 @@ impl StoreThreads {
     }
 }
 
-/// What brings answers to the shards, waiting for room in their mailboxes.
 fn poster(mailers: &[Mailer<Post>]) -> impl FnMut(ShardId, Done) + Send + 'static {
-    let mailers = mailers.to_vec();
-    move |shard, done| {
-        if let Some(mailer) = mailers.get(shard.index()) {
-            // A shard that has ended waits for nothing.
-            let _ = mailer.post(Post::Done(done));
-        }
-    }
+    let post = crew::poster(mailers);
+    move |shard, done| post(shard, job::Done::Store(done))
 }

@@ -22,7 +22,7 @@ const EVENTS: &str = "SELECT coalesce(e.current, e.body) FROM event e JOIN room 
                       WHERE e.seq >= r.first_seq ORDER BY e.position";
 const MARKS: &str = "SELECT r.name, m.user, m.seq FROM reader m JOIN room r ON r.number = m.room \
                      WHERE m.seq > 0 ORDER BY r.name, m.user";
-const POSITIONS: &str = "SELECT name, last_seq FROM room WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
+const POSITIONS: &str = "SELECT name, last_seq FROM room_now WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
 
 /// Lines that were written.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -47,12 +47,30 @@ pub fn export_to(store: &Store, target: Option<&Path>) -> Result<Exported, Error
     let exported = export(&mut connection, store, BufWriter::new(&file), target);
     match exported {
         Ok(exported) => file.sync_all().map(|()| exported).map_err(|error| unusable(target, &error)),
-        Err(error) => {
-            // Half an export is worse than none.
-            let _ = std::fs::remove_file(target);
-            Err(error)
-        }
+        Err(error) => Err(give_up(target, error)),
     }
+}
+
+/// What could be read of a damaged store keeps a name that says that it is not all; nothing is kept of what could not be
+/// written.
+fn give_up(target: &Path, error: Error) -> Error {
+    let partial = partial_of(target);
+    let is_kept = matches!(error, Error::Store { .. }) && std::fs::hard_link(target, &partial).is_ok();
+    // Half an export under this name is worse than none.
+    let _ = std::fs::remove_file(target);
+    match error {
+        Error::Store { path, reason } if is_kept => Error::Store {
+            path,
+            reason: format!("{reason}; what could be read before that is in {}", partial.display()),
+        },
+        error => error,
+    }
+}
+
+fn partial_of(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
 }
 
 /// Reads a file, or standard input if it is `-`, into the store.

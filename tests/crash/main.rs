@@ -17,6 +17,7 @@ mod member;
 mod members;
 mod pollers;
 mod posters;
+#[path = "../random/mod.rs"]
 mod random;
 mod run;
 mod server;

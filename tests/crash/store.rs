@@ -36,7 +36,7 @@ pub fn read(path: &Path, rooms: &[String], epoch: Option<&str>) -> rusqlite::Res
         store.violations.push(format!("the epoch in the database is {kept}, and was told as {epoch:?}"));
     }
     let mut known =
-        connection.prepare("SELECT number, name, first_seq, last_seq, messages, messages_trimmed FROM room")?;
+        connection.prepare("SELECT number, name, first_seq, last_seq, messages, messages_trimmed FROM room_now")?;
     let mut known = known.query([])?;
     let mut numbers: Vec<(u64, usize, u64, u64)> = Vec::new();
     while let Some(row) = known.next()? {

@@ -4,6 +4,7 @@
 //! memory that grows with the number of connections, so what is on the heap is the shard's.
 
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub struct DrivenShard {
     keys: Keys,
     now: Now,
     sent_bytes: u64,
+    peers: u128,
     /// A header line of every upgrade, or nothing.
     pub offer: &'static str,
 }
@@ -52,7 +54,7 @@ impl DrivenShard {
         let mut config = Config::for_tests("a secret of the tests, long enough", API_KEY);
         config.rates = false;
         limit(&mut config.limits);
-        let keys = config.keys.clone();
+        let keys = config.credentials.keys.clone();
         let now = Now { tick_ms: 1000, wall_ms: STARTED_MS };
         let setup = ShardSetup {
             config: Arc::new(config),
@@ -63,7 +65,7 @@ impl DrivenShard {
             gauges: Arc::new(Gauges::default()),
             store: None,
         };
-        Self { shard: Shard::new(setup, now), keys, now, sent_bytes: 0, offer: "" }
+        Self { shard: Shard::new(setup, now), keys, now, sent_bytes: 0, peers: 0, offer: "" }
     }
 
     /// Opens `count` connections, each of a user of its own, spread evenly over `rooms` rooms, and lets all of it
@@ -106,9 +108,11 @@ impl DrivenShard {
         request.into_bytes()
     }
 
-    /// A connection that has sent nothing yet; returns its slot.
+    /// A connection that has sent nothing yet, from an address of its own; returns its slot.
     pub fn accept(&mut self) -> u32 {
-        self.shard.handle_accept().slot()
+        self.peers += 1;
+        let address = Ipv6Addr::from_bits(0x2001_0db8 << 96 | self.peers << 64);
+        self.shard.handle_accept(IpAddr::V6(address)).slot()
     }
 
     /// A backend posts a message.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::client::Client;
+use crate::client::{Client, RawClient, upgrade_request, user_token};
 use crate::http_client::request;
 use crate::server::{API_KEY, Server};
 
@@ -169,15 +169,20 @@ fn a_preflight_lets_a_page_of_another_origin_post() {
 }
 
 #[test]
-fn restricted_origins_hold_for_rest() {
-    let server = Server::start_with(&[("CHAT_ORIGINS", "https://app.example,https://other.example")]);
+fn restricted_origins_hold_for_rest_and_upgrades() {
+    let server = Server::start_with(&[("CHAT_ORIGINS", "https://app.example,https://*.other.example")]);
     let mut http = server.http();
     for (origin, allowed) in [
         ("https://app.example", true),
-        ("https://other.example", true),
+        ("https://a.b.other.example", true),
+        ("https://other.example", false),
+        ("https://evilother.example", false),
         ("https://evil.example", false),
         ("null", false),
     ] {
+        let path = format!("/ws?token={}", user_token("ana"));
+        let upgrade = Client::dial(server.socket(), &path, &[("Origin", origin)]);
+        assert_eq!(upgrade.err().map(|response| response.status().as_u16()), (!allowed).then_some(403), "{origin}");
         let headers = [
             ("Origin", origin),
             ("Access-Control-Request-Method", "POST"),
@@ -189,10 +194,17 @@ fn restricted_origins_hold_for_rest() {
             allowed.then_some(origin),
             "{origin}: {preflight:?}"
         );
-        if allowed {
-            assert!(preflight.lists("vary", "origin"), "{preflight:?}");
-        }
+        assert!(preflight.lists("vary", "origin"), "{preflight:?}");
+        let response = http.call("GET", "/healthz", &[("Origin", origin)], None);
+        assert_eq!(response.header("access-control-allow-origin"), allowed.then_some(origin));
+        assert!(response.lists("vary", "origin"), "{response:?}");
     }
+    // An answer to no page must not be kept for one either.
+    assert!(http.call("GET", "/healthz", &[], None).lists("vary", "origin"));
+    // Two are not none.
+    let path = format!("/ws?token={}", user_token("ana"));
+    let twice = upgrade_request(&path, &[("Origin", "https://evil.example"), ("Origin", "https://app.example")]);
+    assert!(RawClient::sending(server.socket(), &twice).1.starts_with("HTTP/1.1 403 "));
     // A caller that is no browser sends no origin.
     assert_eq!(http.service("POST", MESSAGES, Some(&json!({"content": "x"}))).status, 201);
 }

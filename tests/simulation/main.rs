@@ -10,6 +10,7 @@ mod client;
 mod drain;
 mod frames;
 mod plan;
+#[path = "../random/mod.rs"]
 mod random;
 mod rest;
 mod simulation;

@@ -56,6 +56,8 @@ pub struct Plan {
     pub limits: Limits,
     pub budgets: Budgets,
     pub faults: Faults,
+    /// Tokens are verified by another thread.
+    pub late_tokens: bool,
 }
 
 impl Plan {
@@ -75,6 +77,7 @@ impl Plan {
             limits,
             budgets: draw_budgets(random),
             faults: draw_faults(random),
+            late_tokens: random.one_in(2),
         }
     }
 }

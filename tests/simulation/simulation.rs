@@ -68,6 +68,9 @@ impl Simulation {
         let mut config = Config::for_tests(SECRET, API_KEY);
         (config.threads, config.rates) = (plan.shards, plan.rates);
         config.limits = plan.limits.clone();
+        if plan.late_tokens {
+            config.credentials.keys = config.credentials.keys.that_check_late();
+        }
         let mut simulation = Self {
             random,
             world: Rc::new(RefCell::new(world)),
@@ -279,7 +282,7 @@ impl Simulation {
             let wall_ms = self.world.borrow().wall_ms;
             let expires = self.random.one_in(8);
             let ttl = Duration::from_secs(if expires { 5 } else { 3_600_000 });
-            let token = self.config.keys.mint(id.as_ref(), Role::User, ttl, wall_ms).unwrap();
+            let token = self.config.credentials.keys.mint(id.as_ref(), Role::User, ttl, wall_ms).unwrap();
             let defaults = Limits::default();
             let allowed = Allowed {
                 slow: limits.outbox_soft_bytes < defaults.outbox_soft_bytes

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
-use sizland_chat::chat::store::Job;
+use sizland_chat::chat::job::{Done, Job, Verify};
 use sizland_chat::planted::{self, Bug};
 use sizland_chat::reactor::io::{Event, Io, Post, Received, Written};
 use sizland_chat::reactor::tls::Certificates;
@@ -81,6 +82,8 @@ pub struct World {
     pub faults: Faults,
     pub random: Random,
     pub store: Option<Store>,
+    /// Tokens that wait for a thread that verifies them.
+    checks: Vec<(usize, Box<Verify>)>,
     pub send_buffer_bytes: usize,
     pub mailbox_batches: usize,
     /// The listener that the kernel picks now.
@@ -99,6 +102,7 @@ impl World {
             faults,
             random,
             store: None,
+            checks: Vec::new(),
             send_buffer_bytes: 1000,
             mailbox_batches: 8,
             preferred: None,
@@ -164,11 +168,29 @@ impl World {
         }
     }
 
-    /// Lets the store do some of what waits; whether there was anything.
+    /// Lets the threads that may block do some of what waits; whether there was anything.
     pub fn work(&mut self) -> bool {
+        self.check_token() | self.work_store()
+    }
+
+    /// Verifies one of the tokens that wait, whichever comes to hand.
+    fn check_token(&mut self) -> bool {
+        if self.checks.is_empty() {
+            return false;
+        }
+        let at = self.random.below(self.checks.len());
+        let (shard, verify) = self.checks.swap_remove(at);
+        self.ports[shard].flight.push_back((Post::Done(Done::Verified(verify.run().into())), 0));
+        if !self.random.one_in(self.faults.store_slow) {
+            self.land(shard, usize::MAX);
+        }
+        true
+    }
+
+    fn work_store(&mut self) -> bool {
         let Some(store) = self.store.as_mut().filter(|store| store.has_work()) else { return false };
         for Told { shard, done, state } in store.work(&mut self.random, &self.faults) {
-            self.ports[shard].flight.push_back((Post::Done(done), state));
+            self.ports[shard].flight.push_back((Post::Done(Done::Store(done)), state));
             if !self.random.one_in(self.faults.store_slow) {
                 self.land(shard, usize::MAX);
             }
@@ -193,6 +215,7 @@ impl World {
         for port in &mut self.ports {
             *port = Port { listening: true, ..Port::default() };
         }
+        self.checks.clear();
         if let Some(store) = &mut self.store {
             store.crash(&mut self.random);
         }
@@ -329,7 +352,7 @@ impl Io for SimIo {
         Now { tick_ms: world.now_ms, wall_ms: world.wall_ms }
     }
 
-    fn accept(&mut self) -> io::Result<usize> {
+    fn accept(&mut self) -> io::Result<(usize, IpAddr)> {
         let world = &mut *self.world.borrow_mut();
         if world.ports[self.shard].backlog.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -344,7 +367,7 @@ impl Io for SimIo {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         world.ports[self.shard].progress += 1;
-        Ok(world.ports[self.shard].backlog.pop_front().unwrap())
+        Ok((world.ports[self.shard].backlog.pop_front().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
 
     fn register(&mut self, link: usize, conn: ConnId) -> io::Result<()> {
@@ -378,6 +401,19 @@ impl Io for SimIo {
 
     fn is_opening(&self, _: u32) -> bool {
         false
+    }
+
+    fn peek(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        let world = &mut *self.world.borrow_mut();
+        let link = world.socket(self.shard, slot)?;
+        let waiting = &world.links[link].to_server;
+        let count = buffer.len().min(waiting.len());
+        buffer.iter_mut().zip(waiting).for_each(|(to, &byte)| *to = byte);
+        if count > 0 || world.links[link].client_fin { Ok(count) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    fn take(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        self.world.borrow_mut().read(self.shard, slot, buffer)
     }
 
     fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received> {
@@ -436,8 +472,11 @@ impl Io for SimIo {
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
         let world = &mut *self.world.borrow_mut();
-        let Some(store) = &mut world.store else { return Err(job) };
-        store.submit(self.shard, job);
+        match (job, &mut world.store) {
+            (Job::Store(job), Some(store)) => store.submit(self.shard, job),
+            (Job::Verify(verify), _) => world.checks.push((self.shard, verify)),
+            (job, _) => return Err(job),
+        }
         world.ports[self.shard].progress += 1;
         Ok(())
     }

@@ -105,7 +105,7 @@ impl Simulation {
     fn token(&mut self) -> Result<String, Box<dyn Error>> {
         self.made += 1;
         let id = Id::from_text(&format!("user-{}", self.made));
-        let token = self.config.keys.mint(id.as_ref(), Role::User, Duration::from_secs(3_600_000), WALL_MS);
+        let token = self.config.credentials.keys.mint(id.as_ref(), Role::User, Duration::from_secs(3_600_000), WALL_MS);
         Ok(token.ok_or("no token can be made")?)
     }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use sizland_chat::chat::Now;
 use sizland_chat::chat::drain::Stage;
 use sizland_chat::chat::envelope::Batch;
 use sizland_chat::chat::ids::{ConnId, ShardId};
-use sizland_chat::chat::store::Job;
+use sizland_chat::chat::job::Job;
 use sizland_chat::reactor::io::{Event, Io, Post, Received, Written};
 use sizland_chat::reactor::tls::Certificates;
 
@@ -181,9 +182,10 @@ impl Io for SimIo {
         Now { tick_ms: 0, wall_ms: super::WALL_MS }
     }
 
-    fn accept(&mut self) -> io::Result<Self::Socket> {
+    fn accept(&mut self) -> io::Result<(Self::Socket, IpAddr)> {
         let waiting = self.world.borrow_mut().ports[self.shard].backlog.pop_front();
-        waiting.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        waiting.map(|socket| (socket, address)).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn register(&mut self, (input, room): Self::Socket, conn: ConnId) -> io::Result<()> {
@@ -216,6 +218,14 @@ impl Io for SimIo {
             State::Leaving | State::Poster => Ok(Received::End),
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
+    }
+
+    fn peek(&mut self, _: u32, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn take(&mut self, _: u32, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written> {

@@ -9,21 +9,15 @@ const ALPHABET: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 const INSERT: &str = "INSERT INTO event (position, room, seq, is_message, kind, is_deleted, at_ms, ordinal, message_id, \
                       id_numeric, sender, emoji, digest, body) \
                       VALUES (?1, ?2, ?3, 1, 1, 0, ?4, ?3, ?5, 0, 'load', NULL, ?6, ?7)";
-const ADVANCE: &str =
-    "UPDATE room SET first_seq = 1, last_seq = ?1, messages = ?1, last_position = ?2 WHERE number = ?3";
-const COUNT: &str = "UPDATE store SET batch = ?1, last_position = ?2, trimmed_position = 0";
 
 /// The statements, and how far they have come.
 pub struct Table<'c> {
     connection: &'c Connection,
     insert: CachedStatement<'c>,
-    advance: CachedStatement<'c>,
-    count: CachedStatement<'c>,
-    /// The last `seq` of each room, and whether it is newer than its row.
-    rooms: Vec<(u64, bool)>,
+    /// The last `seq` of each room.
+    rooms: Vec<u64>,
     /// Messages of each who posts.
     posters: Vec<u64>,
-    batch: u64,
     position: u64,
     body: Vec<u8>,
 }
@@ -38,11 +32,8 @@ impl<'c> Table<'c> {
         Ok(Self {
             connection,
             insert: connection.prepare_cached(INSERT)?,
-            advance: connection.prepare_cached(ADVANCE)?,
-            count: connection.prepare_cached(COUNT)?,
-            rooms: vec![(0, false); rooms as usize],
+            rooms: vec![0; rooms as usize],
             posters: vec![0; posters as usize],
-            batch: 1,
             position: 0,
             body: Vec::new(),
         })
@@ -58,21 +49,13 @@ impl<'c> Table<'c> {
             self.position += 1;
             self.insert(poster, now_ms)?;
         }
-        for (number, (seq, is_newer)) in self.rooms.iter_mut().enumerate() {
-            if *is_newer {
-                *is_newer = false;
-                self.advance.execute(params![*seq, self.position, number + 1])?;
-            }
-        }
-        self.batch += 1;
-        self.count.execute(params![self.batch, self.position])?;
         self.connection.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 
     fn insert(&mut self, poster: usize, now_ms: u64) -> rusqlite::Result<()> {
         let number = poster % self.rooms.len();
-        let (seq, is_newer) = &mut self.rooms[number];
-        (*seq, *is_newer) = (*seq + 1, true);
+        let seq = &mut self.rooms[number];
+        *seq += 1;
         let id = message_id(poster as u64, self.posters[poster]);
         self.posters[poster] += 1;
         let id = str::from_utf8(&id).unwrap_or_default();

@@ -9,13 +9,10 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use sizland_chat::wire::client::{Action, ClientMessage, ErrorCode, Request, RoomEntry, Since, parse};
-use sizland_chat::wire::event::{finish, finish_ephemeral};
+use sizland_chat::wire::event::finish;
 use sizland_chat::wire::message::{
     Author, PostRefusal, Posted, apply_edit, is_changed_by, new_message_prefix, parse_edit, parse_posted, parse_sent,
     tombstone,
-};
-use sizland_chat::wire::rest_body::{
-    parse_broadcast, parse_disconnect, parse_read, parse_room_event, parse_user_event,
 };
 use sizland_chat::wire::value::{Id, room_name};
 
@@ -32,7 +29,6 @@ pub fn run(data: &[u8]) {
     if let Some(user) = Id::from_text("ana") {
         check_posted(data, is_json, &Author::User(&user));
     }
-    check_bodies(data, is_json);
 }
 
 fn check_client(data: &[u8], is_json: bool, fields: Option<&Map<String, Value>>) {
@@ -176,33 +172,6 @@ fn check_same(data: &[u8], posted: &Posted, author: &Author<'_>) {
     let again = parse_posted(text.as_bytes(), ROOM, KEY, author);
     let of = |posted: &Posted| (posted.digest, posted.id.clone(), posted.timestamp.clone());
     assert_eq!(again.as_ref().map(of), Ok(of(posted)), "{text}");
-}
-
-fn check_bodies(data: &[u8], is_json: bool) {
-    match parse_broadcast(data) {
-        Ok(broadcast) => assert!(is_json && !broadcast.rooms.is_empty() && broadcast.message.get().starts_with('{')),
-        Err(refusal) => check_refusal(&refusal, is_json),
-    }
-    for event in [parse_room_event(data, ROOM), parse_user_event(data)] {
-        match event {
-            Ok(mut event) => {
-                finish_ephemeral(&mut event, 5);
-                assert!(is_json && serde_json::from_slice::<IgnoredAny>(&event).is_ok());
-            }
-            Err(refusal) => check_refusal(&refusal, is_json),
-        }
-    }
-    match parse_disconnect(data) {
-        Ok(disconnect) => {
-            assert!(is_json || data.trim_ascii().is_empty());
-            assert!(disconnect.reason.is_none_or(|reason| reason.len() <= 123));
-        }
-        Err(refusal) => check_refusal(&refusal, is_json),
-    }
-    match parse_read(data) {
-        Ok(seq) => assert!(is_json && (1..=1 << 53).contains(&seq)),
-        Err(refusal) => check_refusal(&refusal, is_json),
-    }
 }
 
 fn check_refusal(refusal: &PostRefusal, is_json: bool) {

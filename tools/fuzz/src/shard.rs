@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use sizland_chat::chat::Now;
@@ -264,7 +265,7 @@ impl World {
         if self.peers.len() == PEERS_MAX || !self.shards[shard].can_accept() || self.stages > 1 {
             return;
         }
-        let conn = self.shards[shard].handle_accept();
+        let conn = self.shards[shard].handle_accept(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let received = Received::default();
         self.peers.push(Peer { shard, conn, is_blocked: false, has_ended: false, unsent: Vec::new(), received });
         head.extend_from_slice(more);
