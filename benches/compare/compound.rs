@@ -28,6 +28,7 @@ const LARGE: Load = Load {
     mode: "ws",
     window: 1,
     time: Time::Seconds(600.0),
+    tls: false,
     extra: &["--room-prefix", "large-", "--rate", "5", "--drowsy", "--announce"],
     extra_ours: &[],
 };
@@ -38,6 +39,7 @@ const SMALL: Load = Load {
     mode: "ws",
     window: 1,
     time: Time::Publish,
+    tls: false,
     extra: &["--room-prefix", "small-", "--rate", "1000", "--drowsy"],
     extra_ours: &[],
 };
@@ -116,6 +118,7 @@ impl Runner<'_> {
                 mode: "ws",
                 window,
                 time: Time::Publish,
+                tls: false,
                 extra: &["--gate", "--announce", "--warmup-ms", "0"],
                 extra_ours: &[],
             };
@@ -158,7 +161,16 @@ impl Runner<'_> {
 }
 
 fn gathering(connections: u32, extra: &'static [&'static str]) -> Load {
-    Load { connections, rooms: 1, mode: "idle", window: 1, time: Time::Seconds(0.2), extra, extra_ours: &[] }
+    Load {
+        connections,
+        rooms: 1,
+        mode: "idle",
+        window: 1,
+        time: Time::Seconds(0.2),
+        tls: false,
+        extra,
+        extra_ours: &[],
+    }
 }
 
 /// The same command, run only when nothing else wants the core.

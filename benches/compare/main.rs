@@ -15,6 +15,7 @@
 //! cargo bench --bench compare -- --scenarios F1,F16 --servers ours,uws --pairs 3
 //! ```
 
+mod certificate;
 mod compound;
 mod hostile;
 mod json;

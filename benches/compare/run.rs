@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::certificate::{CERTIFICATE, Certificate};
 use crate::process::{Process, bound_command};
 use crate::programs::Programs;
 use crate::scenario::{Kind, Load, Scenario, Server, Time};
@@ -85,7 +86,7 @@ impl<'a> Runner<'a> {
         let stem = format!("{}-{}-{}", scenario.name, server.name(), round + 1);
         match scenario.kind {
             Kind::Load(load) => {
-                let mut running = self.start(server, &stem)?;
+                let mut running = if load.tls { self.start_secure(server, &stem)? } else { self.start(server, &stem)? };
                 let outcome = self.load(&mut running, &load)?;
                 measured(scenario, server, &outcome).map_err(Failure::from)
             }
@@ -111,6 +112,14 @@ impl<'a> Runner<'a> {
             }
         };
         self.start_as(server, stem, Some(SERVER_CPU), command)
+    }
+
+    /// The same with a certificate.
+    fn start_secure(&mut self, server: Server, stem: &str) -> Result<Running, String> {
+        let Certificate { certificate, key } = Certificate::make(&self.programs.logs)?;
+        self.start_as(server, stem, Some(SERVER_CPU), |command| {
+            command.env("CHAT_TLS_CERT", certificate).env("CHAT_TLS_KEY", key);
+        })
     }
 
     /// Starts a server, on one core if one is named, whose command is completed by `finish`.
@@ -143,6 +152,9 @@ impl<'a> Runner<'a> {
     pub(crate) fn load_command(&self, running: &Running, load: &Load) -> Command {
         let mut command = self.free_load_command(running.port, load);
         command.args(["--pid", &running.process.id().to_string(), "--pin", LOAD_CPU]).args(["--sources", "4"]);
+        if load.tls {
+            command.arg("--tls").arg(self.programs.logs.join(CERTIFICATE));
+        }
         if running.server.threads().is_some() {
             command.args(load.extra_ours);
         }

@@ -71,6 +71,8 @@ pub(crate) struct Load {
     /// Messages in flight per publisher.
     pub(crate) window: u32,
     pub(crate) time: Time,
+    /// Over TLS.
+    pub(crate) tls: bool,
     /// Further arguments.
     pub(crate) extra: &'static [&'static str],
     /// Further arguments for this server alone.
@@ -108,7 +110,7 @@ pub(crate) const fn delivery(name: &'static str) -> Figure {
 }
 
 pub(crate) const fn load(connections: u32, rooms: u32, mode: &'static str, window: u32) -> Load {
-    Load { connections, rooms, mode, window, time: Time::Publish, extra: &[], extra_ours: &[] }
+    Load { connections, rooms, mode, window, time: Time::Publish, tls: false, extra: &[], extra_ours: &[] }
 }
 
 const fn idle(connections: u32, rooms: u32) -> Load {
@@ -129,7 +131,7 @@ const ALL: &[Server] = &Server::ALL;
 pub(crate) const OURS: &[Server] = &[Server::Ours];
 
 /// The scenarios without a store.
-static SCENARIOS: [Scenario; 17] = [
+static SCENARIOS: [Scenario; 19] = [
     Scenario {
         rounds_max_ws: usize::MAX,
         ..scenario(
@@ -242,6 +244,29 @@ static SCENARIOS: [Scenario; 17] = [
             OURS,
             Kind::Load(Load { time: Time::Seconds(31.0), ..idle(19_000, 190) }),
             &[figure("idle", "% of a core", "/server/idle_cpu_percent")],
+        )
+    },
+    Scenario {
+        rounds_max: 5,
+        ..scenario(
+            "F1-tls",
+            "F1 over TLS 1.3, ECDSA P-256, a record for each delivery",
+            &[Server::Ours, Server::Uws],
+            Kind::Load(Load { tls: true, ..load(1_000, 1, "ws", 1) }),
+            &[delivery("F1-tls")],
+        )
+    },
+    Scenario {
+        rounds_max: 3,
+        ..scenario(
+            "memory-tls",
+            "5,000 connections over TLS open, joined to 50 rooms, idle: growth of RSS",
+            &[Server::Ours, Server::Uws],
+            Kind::Load(Load { tls: true, ..idle(5_000, 50) }),
+            &[
+                figure("memory-tls", "B/connection", "/server/rss_bytes_per_connection"),
+                figure("connect-tls", "us/connection", "/server/connect_cpu_us_per_connection"),
+            ],
         )
     },
     scenario(

@@ -33,7 +33,7 @@ pub(crate) const fn value(figure: &'static str, at_most: f64) -> Target {
 }
 
 /// The targets without a store.
-static TARGETS: [Target; 32] = [
+static TARGETS: [Target; 34] = [
     ratio("F1", Uws, 0.95),
     ratio("R100", Uws, 0.95),
     ratio("P1", Uws, 0.95),
@@ -51,6 +51,8 @@ static TARGETS: [Target; 32] = [
     value("gather-growth", 1.10),
     value("gather-rate", 2_048.0),
     value("memory", 300.0),
+    ratio("F1-tls", Uws, 1.15),
+    value("memory-tls", 6_144.0),
     value("memory-storm", 300.0),
     value("memory-return", 300.0),
     value("idle", 0.4),

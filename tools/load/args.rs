@@ -2,6 +2,7 @@
 //! It knows nothing of sockets or of the protocol.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
 
@@ -47,6 +48,9 @@ pub struct Args {
     /// Address of the server
     #[arg(long, default_value = "127.0.0.1:3001", value_name = "IP:PORT")]
     pub address: SocketAddr,
+    /// Speak TLS; the PEM file of the certificate that the server shows for localhost
+    #[arg(long, value_name = "FILE")]
+    pub tls: Option<PathBuf>,
     /// HS256 secret that tokens are signed with
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub secret: String,

@@ -132,7 +132,7 @@ impl Client {
                 }
                 continue;
             }
-            if event.is_writable() && !slot.out.is_empty() {
+            if event.is_writable() && slot.wants_flush() {
                 self.flush(index);
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -151,7 +151,7 @@ impl Client {
         let opened = self.dialer.dial(index, small).and_then(|mut stream| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             let registry = self.poll.registry();
-            registry.register(&mut stream, Token(index), interest)?;
+            registry.register(stream.socket_mut(), Token(index), interest)?;
             Ok(stream)
         });
         self.census.opening += 1;
@@ -271,7 +271,7 @@ impl Client {
         };
         if !polite {
             // A reset instead of a close: what a phone that loses its network may leave behind.
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            let _ = socket2::SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
         }
         drop(stream);
         let state = slot.close();
@@ -319,8 +319,8 @@ impl Client {
     fn connected(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         let Some(stream) = &slot.stream else { return };
-        let failure = match stream.take_error() {
-            Ok(None) => stream.peer_addr().err(),
+        let failure = match stream.socket().take_error() {
+            Ok(None) => stream.socket().peer_addr().err(),
             Ok(failure) => failure,
             Err(error) => Some(error),
         };
@@ -356,7 +356,8 @@ impl Client {
                     break;
                 }
                 Ok(Some(filled)) => {
-                    let short = filled < buffer.len() && !slot.read_closed;
+                    let is_plain = slot.stream.as_ref().is_some_and(|stream| !stream.is_secure());
+                    let short = filled < buffer.len() && !slot.read_closed && is_plain;
                     self.now_us = self.clock_us();
                     let used = self.consume(index, &buffer[..filled]);
                     self.slots[index].keep(&buffer[used..filled]);

@@ -3,14 +3,17 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{EncodingKey, Header};
 use mio::net::TcpStream;
+use rustls::ClientConfig;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::args::Args;
 use crate::http;
+use crate::stream::{Stream, tls_config};
 
 /// Receive buffer of a member that is going to stall: the kernel should not read for it.
 const STALLED_RECEIVE_BYTES: usize = 4096;
@@ -21,23 +24,25 @@ pub struct Dialer {
     address: SocketAddr,
     sources: u8,
     key: EncodingKey,
+    tls: Option<Arc<ClientConfig>>,
     issued_s: u64,
 }
 
 impl Dialer {
     /// A dialer for the server, secret and sources of `args`.
-    pub fn new(args: &Args) -> Self {
+    pub fn new(args: &Args) -> Result<Self, String> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self {
+        Ok(Self {
             address: args.address,
             sources: args.sources,
             key: EncodingKey::from_secret(args.secret.as_bytes()),
             issued_s: since_epoch.map_or(0, |d| d.as_secs()),
-        }
+            tls: args.tls.as_deref().map(tls_config).transpose()?,
+        })
     }
 
     /// Begins a connection, from the source address whose turn it is.
-    pub fn dial(&self, index: usize, stalled: bool) -> io::Result<TcpStream> {
+    pub fn dial(&self, index: usize, stalled: bool) -> io::Result<Stream> {
         let domain = Domain::for_address(self.address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -58,7 +63,7 @@ impl Dialer {
             Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
             Err(error) => return Err(error),
         }
-        Ok(TcpStream::from_std(socket.into()))
+        Stream::new(TcpStream::from_std(socket.into()), self.tls.as_ref())
     }
 
     /// The request that upgrades the connection of user `index`, with a fresh token.

@@ -24,6 +24,7 @@ mod publisher;
 mod report;
 mod run;
 mod slot;
+mod stream;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Ok(Self {
             args,
-            client: Client::new(args, Dialer::new(args), number)?,
+            client: Client::new(args, Dialer::new(args).map_err(io::Error::other)?, number)?,
             interrupted,
             deadline_us: microseconds(args.deadline),
             bar,

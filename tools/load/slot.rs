@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::{io, mem};
 
-use mio::net::TcpStream;
+use crate::stream::Stream;
 
 const TAIL_BYTES_KEPT: usize = 16 * 1024;
 
@@ -45,7 +45,7 @@ pub enum State {
 /// One connection.
 pub struct Slot {
     /// Its socket while it is open.
-    pub stream: Option<TcpStream>,
+    pub stream: Option<Stream>,
     /// How far it has come.
     pub state: State,
     /// What it is for.
@@ -75,6 +75,11 @@ impl Slot {
             out: Vec::new(),
             tail: Vec::new(),
         }
+    }
+
+    /// Whether something waits until the socket is writable.
+    pub fn wants_flush(&self) -> bool {
+        !self.out.is_empty() || self.stream.as_ref().is_some_and(Stream::is_secure)
     }
 
     /// Reads into `buffer`, behind what was kept, and grows it if there is no room. Says how much is then filled; `None`
@@ -116,7 +121,7 @@ impl Slot {
     /// Writes what is to be written, as far as the socket takes it.
     pub fn flush(&mut self) -> io::Result<()> {
         let mut done = 0;
-        let mut result = Ok(());
+        let mut result = self.stream.as_mut().map_or(Ok(()), Stream::flush);
         while let Some(stream) = &mut self.stream
             && done < self.out.len()
         {

@@ -12,10 +12,12 @@ const jwt = require('jsonwebtoken');
 const { platform, arch, versions } = process;
 const uWS = require(`@trufflesuite/uws-js-unofficial/binaries/uws_${platform}_${arch}_${versions.modules}.node`);
 
-const { PORT, JWT_SECRET, CHAT_API_KEY } = process.env;
+const { PORT, JWT_SECRET, CHAT_API_KEY, CHAT_TLS_CERT, CHAT_TLS_KEY } = process.env;
 
 const roomUsers = new Map(); // roomId -> Set of userIds
-const app = uWS.App();
+const app = CHAT_TLS_CERT
+  ? uWS.SSLApp({ cert_file_name: CHAT_TLS_CERT, key_file_name: CHAT_TLS_KEY })
+  : uWS.App();
 
 function publish(roomId, message) {
   app.publish(roomId, JSON.stringify(message));
