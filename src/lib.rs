@@ -130,6 +130,7 @@
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log; their connections; the way to them |
+//! | [`work::revocations`] | whose older tokens are refused, kept over a restart |
 //! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
 //! | [`work::keyring`] | the keys in force: where they come from and when that is looked at again |
 //! | [`work::watch`] | what is read again when its file changes, or on SIGHUP |

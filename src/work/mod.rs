@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod reader;
 mod readers;
 pub mod retention;
+pub mod revocations;
 pub mod schema;
 pub mod store;
 pub mod transfer;

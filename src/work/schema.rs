@@ -17,6 +17,7 @@
 //! - `reaction`: those that stand, each with the `seq` of its event, with which it goes.
 //! - `reader`: who took part in a room, and how far they have read, 0 for not at all; `ordinal` is how many messages
 //!   the room had then.
+//! - `revocation`: users whose tokens from before a time are refused, in the order in which they are forgotten.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -29,7 +30,7 @@ pub(super) const VERSION: i64 = STEPS.len() as i64;
 const APPLICATION_ID: i64 = 0x537a_4368;
 
 /// What leads from each version to the next.
-const STEPS: [&str; 1] = [FIRST];
+const STEPS: [&str; 2] = [FIRST, REVOCATIONS];
 
 const FIRST: &str = "
 CREATE TABLE store (
@@ -95,6 +96,14 @@ CREATE TABLE reader (
     PRIMARY KEY (user, room)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX reader_by_room ON reader (room);
+";
+
+const REVOCATIONS: &str = "
+CREATE TABLE revocation (
+    number INTEGER PRIMARY KEY,
+    user TEXT NOT NULL UNIQUE,
+    before_ms INTEGER NOT NULL
+) STRICT;
 ";
 
 /// The version of a database; 0 if it has no tables of ours.
