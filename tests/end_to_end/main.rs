@@ -7,6 +7,8 @@ mod client;
 mod http_client;
 mod proxy;
 mod server;
+#[path = "../signing/mod.rs"]
+mod signing;
 mod store_folder;
 
 mod behind_proxy;
@@ -22,10 +24,12 @@ mod history;
 mod http;
 mod http_conformance;
 mod http_table;
+mod key_sets;
 mod lifecycle;
 mod limits;
 mod outbox;
 mod presence;
+mod public_keys;
 mod reactions;
 mod read_state;
 mod recovery;
