@@ -143,6 +143,7 @@
 //! | [`work::database`], [`work::schema`], [`work::ledger`], `work::members`, [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; memberships; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
+//! | [`work::revocations`] | whose older tokens are refused, kept over a restart |
 //! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
 //! | [`work::keyring`] | the keys in force: where they come from and when that is looked at again |
 //! | [`work::watch`] | what is read again when its file changes, or on SIGHUP |

@@ -150,6 +150,7 @@ impl Server {
         let started = Instant::now();
         let gauges = Arc::new(Gauges::default());
         let facts = store.as_ref().map(Store::facts);
+        let revocations = store.as_ref().map(Store::revocations).transpose()?.unwrap_or_default();
         let store = store.map(|store| store.start(&mailers, &gauges)).transpose()?;
         // What can be read again is added here; its closure hands it on with `tell`.
         let mut watch = Watch::default();
@@ -161,7 +162,10 @@ impl Server {
         let checks = Some(crew_of_checks(&config, &mailers).map_err(system)?);
         let (watch, threads) = (Some(watch.start(reload)?), Vec::new());
         let mut server = Self { config, address, started, mailers, reports, threads, store, watch, keys, checks };
-        server.spawn(endpoints, &reporter, &gauges, facts.as_ref(), certificates.as_ref()).map_err(system)?;
+        let revocations = Arc::new(revocations);
+        server
+            .spawn(endpoints, &reporter, &gauges, facts.as_ref(), &revocations, certificates.as_ref())
+            .map_err(system)?;
         Ok(server)
     }
 
@@ -171,6 +175,7 @@ impl Server {
         reporter: &Sender<(ShardId, Stage)>,
         gauges: &Arc<Gauges>,
         store: Option<&StoreFacts>,
+        revocations: &Arc<Vec<(String, u64)>>,
         certificates: Option<&Arc<Certificates>>,
     ) -> io::Result<()> {
         let key = HashKey::new(random()?);
@@ -180,13 +185,15 @@ impl Server {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
-            let store = store.cloned();
+            let (store, revocations) = (store.cloned(), Arc::clone(revocations));
             let jobs = self.jobs(id);
             let kept_bytes_max = (self.config.limits.tls_pool_bytes / shards).max(1);
             let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max));
             let work = move || {
                 let setup = ShardSetup { config, id, shards, key, seed, gauges, store };
-                let shard = Shard::new(setup, clock(started));
+                let mut shard = Shard::new(setup, clock(started));
+                shard.load_revocations(revocations.iter().map(|(user, before_ms)| (user.as_str(), *before_ms)));
+                drop(revocations);
                 let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, shards > cores);
                 Reactor::with_budgets(shard, id, shards, io, Budgets::sharing(shards, cores)).run()
             };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::envelope::Origin;
 use super::ids::ShardId;
-use super::store::{Asker, Job, Lookup, StoreFacts, Write};
+use super::store::{Asker, Job, Lookup, Revoke, StoreFacts, Write};
 use crate::config::Limits;
 
 /// The store takes no more now.
@@ -37,6 +37,7 @@ pub struct Desk {
     /// The last so many of those are still to be handed out.
     unposted: usize,
     reads: VecDeque<(Asker, Lookup)>,
+    revokes: VecDeque<Revoke>,
     watch: Option<u64>,
     bytes: usize,
     reads_under_way: usize,
@@ -53,6 +54,7 @@ impl Desk {
             entrusted: VecDeque::new(),
             unposted: 0,
             reads: VecDeque::new(),
+            revokes: VecDeque::new(),
             watch: None,
             bytes: 0,
             reads_under_way: 0,
@@ -96,6 +98,19 @@ impl Desk {
         Ok(())
     }
 
+    /// Has a revocation kept, which counts like a read.
+    ///
+    /// # Errors
+    /// Too many are under way.
+    pub fn revoke(&mut self, revoke: Revoke) -> Result<(), DeskFull> {
+        if self.reads_under_way >= self.reads_max {
+            return Err(DeskFull);
+        }
+        self.reads_under_way += 1;
+        self.revokes.push_back(revoke);
+        Ok(())
+    }
+
     /// Asks to be told when the feed has moved beyond `position`; replaces what was asked before.
     pub fn watch_feed(&mut self, position: u64) {
         self.watch = Some(position);
@@ -111,7 +126,7 @@ impl Desk {
         Some(entrusted)
     }
 
-    /// A read was answered.
+    /// A read, or a revocation, was answered.
     pub fn note_found(&mut self) {
         self.reads_under_way = self.reads_under_way.saturating_sub(1);
     }
@@ -125,6 +140,9 @@ impl Desk {
         if let Some((asker, lookup)) = self.reads.pop_front() {
             return Some(Job::Read(asker, lookup));
         }
+        if let Some(revoke) = self.revokes.pop_front() {
+            return Some(Job::Revoke(revoke));
+        }
         self.watch.take().map(Job::WatchFeed)
     }
 
@@ -135,7 +153,7 @@ impl Desk {
 
     /// Checks that what is to go out is among what is under way.
     pub fn check_invariants(&self) {
-        assert!(self.unposted <= self.entrusted.len() && self.reads.len() <= self.reads_under_way);
+        assert!(self.unposted <= self.entrusted.len() && self.reads.len() + self.revokes.len() <= self.reads_under_way);
         let bytes: usize = self.entrusted.iter().map(|entrusted| entrusted.write.change.bytes()).sum();
         assert_eq!(bytes, self.bytes);
     }

@@ -301,6 +301,10 @@ impl Shard {
                 self.handle_reply(Reply { origin, answer: Answer::Found(found) });
             }
             Done::FeedMoved => self.handle_feed_moved(),
+            Done::Revoked(revoke, is_kept) => {
+                self.desk.note_found();
+                self.finish_revoke(&revoke, is_kept);
+            }
         }
     }
 
@@ -313,6 +317,7 @@ impl Shard {
             }
             Job::Read(asker, _) => self.handle_stored(Done::Found(asker, Found::Failed)),
             Job::WatchFeed(_) => self.handle_feed_unwatched(),
+            Job::Revoke(revoke) => self.handle_stored(Done::Revoked(revoke, false)),
         }
     }
 

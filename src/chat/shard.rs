@@ -198,6 +198,11 @@ impl Shard {
         }
     }
 
+    /// Refuses tokens that were revoked before the process began, by user and time.
+    pub fn load_revocations<'a>(&mut self, kept: impl IntoIterator<Item = (&'a str, u64)>) {
+        kept.into_iter().for_each(|(user, before_ms)| self.revocations.insert(user, before_ms));
+    }
+
     /// Begins a turn at the time `now`.
     pub fn begin_turn(&mut self, now: Now) {
         if let Some(due_ms) = self.wheel.next_ms() {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::envelope::Origin;
+use super::envelope::{Disconnect, Origin};
 use super::ids::{RoomName, UserId};
 use crate::access::{Level, Right};
 use crate::wire::client::ErrorCode;
@@ -392,6 +392,17 @@ pub enum Asker {
     Connection(Origin),
 }
 
+/// The older tokens of a user are to be refused.
+#[derive(Clone, Debug)]
+pub struct Revoke {
+    /// Who asks.
+    pub origin: Origin,
+    /// Whose, and from when on they are good.
+    pub order: Arc<Disconnect>,
+    /// When, in milliseconds since the epoch.
+    pub before_ms: u64,
+}
+
 /// What a shard hands to the store at the end of a turn.
 #[derive(Debug)]
 pub enum Job {
@@ -399,6 +410,8 @@ pub enum Job {
     Write(Vec<Arc<Write>>),
     /// To be read.
     Read(Asker, Lookup),
+    /// To be kept before it takes effect; answered by [`Done::Revoked`].
+    Revoke(Revoke),
     /// To be told once, by [`Done::FeedMoved`], when an event has a higher position in the feed.
     WatchFeed(u64),
 }
@@ -412,4 +425,6 @@ pub enum Done {
     Found(Asker, Found),
     /// There are events behind the position that was watched.
     FeedMoved,
+    /// Whether that is kept now.
+    Revoked(Revoke, bool),
 }

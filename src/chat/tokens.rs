@@ -198,7 +198,10 @@ impl Shard {
             Some(TokenMessage { token, reference }) => self.handle_refresh_token(slot, &token, reference),
             None => {}
         }
-        if !self.connections[slot].has(Flag::Checking) {
+        let conn = &mut self.connections[slot];
+        if !conn.has(Flag::Checking) {
+            // The pause may have been taken back when the outbox was drained; the input kept since still waits.
+            conn.mark(Flag::Paused);
             self.resume(slot);
         }
     }

@@ -74,7 +74,7 @@ impl Jobs {
         let Some(StoreJobs { changes, reads }) = &self.store else { return Err(job) };
         let channel = match job {
             store::Job::Read(..) => reads,
-            store::Job::Write(_) | store::Job::WatchFeed(_) => changes,
+            store::Job::Write(_) | store::Job::Revoke(_) | store::Job::WatchFeed(_) => changes,
         };
         channel.send((self.shard, job)).map_err(|error| error.0.1)
     }

@@ -19,8 +19,9 @@ use super::ledger::Ledger;
 use super::reader;
 use super::readers::Source;
 use super::retention::Retention;
+use super::revocations;
 use super::writer::Core;
-use crate::chat::store::{Action, Found, Lookup, StoreFacts, Verdict, Write};
+use crate::chat::store::{Action, Found, Lookup, Revoke, StoreFacts, Verdict, Write};
 use crate::config::Limits;
 use crate::error::Error;
 
@@ -113,6 +114,15 @@ impl Core for WriteConnection {
         let verdicts = self.ledger()?.commit(writes).map_err(|error| failure(&error))?;
         self.written.note(self.log_bytes());
         Ok(verdicts)
+    }
+
+    fn revoke(&mut self, revoke: &Revoke) -> Result<(), Failure> {
+        let max = self.limits.revocations_max;
+        let connection = self.ledger()?.connection();
+        revocations::keep(connection, revoke.order.user.text(), revoke.before_ms, max)
+            .map_err(|error| failure(&error))?;
+        self.written.note(self.log_bytes());
+        Ok(())
     }
 
     fn last_position(&mut self) -> Result<u64, Failure> {

@@ -23,6 +23,7 @@ mod members;
 pub mod reader;
 mod readers;
 pub mod retention;
+pub mod revocations;
 pub mod schema;
 pub mod store;
 pub mod transfer;

@@ -23,6 +23,7 @@
 //!   the room had then.
 //! - `member`: who is a member of a room (`level` 2) or a reader (1); 0 says that somebody is not any more. Whoever has
 //!   no row is nothing since `members_version` of the room, and no row has a lower `version`.
+//! - `revocation`: users whose tokens from before a time are refused, in the order in which they are forgotten.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -35,7 +36,7 @@ pub(super) const VERSION: i64 = STEPS.len() as i64;
 const APPLICATION_ID: i64 = 0x537a_4368;
 
 /// What leads from each version to the next.
-const STEPS: [&str; 3] = [FIRST, POSITIONS_OF_EVENTS, MEMBERS];
+const STEPS: [&str; 4] = [FIRST, POSITIONS_OF_EVENTS, MEMBERS, REVOCATIONS];
 
 const FIRST: &str = "
 CREATE TABLE store (
@@ -143,6 +144,14 @@ CREATE TABLE member (
     PRIMARY KEY (room, user)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX member_by_user ON member (user) WHERE level > 0;
+";
+
+const REVOCATIONS: &str = "
+CREATE TABLE revocation (
+    number INTEGER PRIMARY KEY,
+    user TEXT NOT NULL UNIQUE,
+    before_ms INTEGER NOT NULL
+) STRICT;
 ";
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! has one connection, so there the thread that writes answers reads too, between its batches. Ending waits for a
 //! bounded time: a disk that hangs must not hold the process, and what it has not taken was not acknowledged.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::crew;
 use super::database::Database;
 use super::failure::Health;
 use super::readers::Reading;
+use super::revocations;
 use super::writer::{Pace, Writer};
 use crate::chat::ids::ShardId;
 use crate::chat::job;
@@ -68,6 +70,19 @@ impl Store {
     /// What is fixed as long as the database is.
     pub fn facts(&self) -> StoreFacts {
         self.database.facts()
+    }
+
+    /// Whose older tokens are refused, the oldest entry first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn revocations(&self) -> Result<Vec<(String, u64)>, Error> {
+        if self.database.is_memory() {
+            return Ok(Vec::new());
+        }
+        let found = self.database.reader().and_then(|connection| revocations::all(&connection));
+        let path = self.database.path().unwrap_or(Path::new("memory")).to_owned();
+        found.map_err(|error| Error::Store { path, reason: error.to_string() })
     }
 
     /// Starts the threads. What they find goes to the shards by `mailers`; how they are, to `gauges`.

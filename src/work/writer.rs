@@ -16,13 +16,15 @@ use crossbeam_channel::{Receiver, at, never, select};
 
 use super::failure::{Complaints, Failure, Health};
 use crate::chat::ids::ShardId;
-use crate::chat::store::{Asker, Done, Found, Job, Lookup, Verdict, Write};
+use crate::chat::store::{Asker, Done, Found, Job, Lookup, Revoke, Verdict, Write};
 use crate::wire::client::ErrorCode;
 
 /// What is done in transactions, and all that the thread knows of the database.
 pub(crate) trait Core {
     /// Commits all writes, or nothing; a verdict for each.
     fn commit(&mut self, writes: &[Arc<Write>]) -> Result<Vec<Verdict>, Failure>;
+    /// Keeps a revocation.
+    fn revoke(&mut self, revoke: &Revoke) -> Result<(), Failure>;
     /// The last event's place in the feed, as far as it is committed.
     fn last_position(&mut self) -> Result<u64, Failure>;
     /// Commits something tiny that changes nothing.
@@ -73,6 +75,7 @@ pub(crate) struct Writer<C, P> {
     pace: Pace,
     batch: Batch,
     reads: Vec<(ShardId, Asker, Lookup)>,
+    revokes: Vec<(ShardId, Revoke)>,
     watches: Vec<(ShardId, u64)>,
     /// Since it fails: when it is probed next.
     probe_at: Option<Instant>,
@@ -102,6 +105,7 @@ impl<C: Core, P: FnMut(ShardId, Done)> Writer<C, P> {
             pace,
             batch: Batch::default(),
             reads: Vec::new(),
+            revokes: Vec::new(),
             watches: Vec::new(),
             probe_at: None,
             needs_reopening: false,
@@ -146,7 +150,7 @@ impl<C: Core, P: FnMut(ShardId, Done)> Writer<C, P> {
         let mut has_taken = false;
         while self.batch.writes.len() < self.pace.batch_writes
             && self.batch.bytes < self.pace.batch_bytes
-            && self.reads.len() < self.pace.batch_writes
+            && self.reads.len() + self.revokes.len() < self.pace.batch_writes
         {
             let Ok((shard, job)) = self.jobs.try_recv() else { break };
             self.take(shard, job);
@@ -159,6 +163,7 @@ impl<C: Core, P: FnMut(ShardId, Done)> Writer<C, P> {
         match job {
             Job::Write(writes) => self.batch.add(shard, writes),
             Job::Read(asker, lookup) => self.reads.push((shard, asker, lookup)),
+            Job::Revoke(revoke) => self.revokes.push((shard, revoke)),
             Job::WatchFeed(position) => {
                 self.watches.retain(|&(other, _)| other != shard);
                 self.watches.push((shard, position));
@@ -177,6 +182,10 @@ impl<C: Core, P: FnMut(ShardId, Done)> Writer<C, P> {
         for (shard, asker, lookup) in std::mem::take(&mut self.reads) {
             let found = self.core.find(&lookup);
             (self.post)(shard, Done::Found(asker, found));
+        }
+        for (shard, revoke) in std::mem::take(&mut self.revokes) {
+            let is_kept = self.revoke(&revoke);
+            (self.post)(shard, Done::Revoked(revoke, is_kept));
         }
         self.tell_watchers();
         if self.probe_at.is_none() {
@@ -209,6 +218,13 @@ impl<C: Core, P: FnMut(ShardId, Done)> Writer<C, P> {
         if self.probe_at.is_none() {
             self.core.bound_log();
         }
+    }
+
+    fn revoke(&mut self, revoke: &Revoke) -> bool {
+        if self.probe_at.is_some() {
+            return false;
+        }
+        self.core.revoke(revoke).map_err(|failure| self.fail(&failure)).is_ok()
     }
 
     /// Whether the store works again; if the connection was at fault, by another one.
@@ -353,6 +369,10 @@ mod tests {
             let verdicts = seqs.iter().map(|&seq| Verdict::New { seq }).collect();
             self.note(Call::Commit(seqs));
             Ok(verdicts)
+        }
+
+        fn revoke(&mut self, _: &Revoke) -> Result<(), Failure> {
+            self.look().map_or(Ok(()), Err)
         }
 
         fn last_position(&mut self) -> Result<u64, Failure> {

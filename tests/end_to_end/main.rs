@@ -9,6 +9,8 @@ mod http_client;
 mod live_room;
 mod proxy;
 mod server;
+#[path = "../signing/mod.rs"]
+mod signing;
 mod store_folder;
 mod stream;
 
@@ -30,11 +32,13 @@ mod hostile_words;
 mod http;
 mod http_conformance;
 mod http_table;
+mod key_sets;
 mod lifecycle;
 mod limits;
 mod outbox;
 mod presence;
 mod proxied;
+mod public_keys;
 mod rates;
 mod reactions;
 mod read_state;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
-use sizland_chat::chat::store::{Asker, Done, Found, Job, Lookup, StoreFacts, Verdict, Write};
+use sizland_chat::chat::store::{Asker, Done, Found, Job, Lookup, Revoke, StoreFacts, Verdict, Write};
 use sizland_chat::config::{self, Limits};
 use sizland_chat::wire::client::ErrorCode;
 use sizland_chat::work::database::Database;
@@ -46,6 +46,7 @@ pub struct Store {
     reads: Vec<(usize, Asker, Lookup)>,
     /// What was read of memberships and is told later: readers and the writer are not in step.
     late: Vec<Told>,
+    revokes: Vec<(usize, Revoke)>,
     watches: Vec<(usize, u64)>,
     /// Batches that were committed.
     state: u64,
@@ -72,6 +73,7 @@ impl Store {
             writes: VecDeque::new(),
             reads: Vec::new(),
             late: Vec::new(),
+            revokes: Vec::new(),
             watches: Vec::new(),
             state: 0,
             keeps_copies,
@@ -88,6 +90,7 @@ impl Store {
         match job {
             Job::Write(writes) => self.writes.push_back((shard, writes)),
             Job::Read(asker, lookup) => self.reads.push((shard, asker, lookup)),
+            Job::Revoke(revoke) => self.revokes.push((shard, revoke)),
             Job::WatchFeed(position) => {
                 self.watches.retain(|&(other, _)| other != shard);
                 self.watches.push((shard, position));
@@ -96,7 +99,7 @@ impl Store {
     }
 
     pub fn has_work(&self) -> bool {
-        !self.writes.is_empty() || !self.reads.is_empty() || !self.late.is_empty()
+        !self.writes.is_empty() || !self.reads.is_empty() || !self.late.is_empty() || !self.revokes.is_empty()
     }
 
     /// Does some of what waits: a batch of writes, or a read, whichever comes to hand.
@@ -109,6 +112,10 @@ impl Store {
             self.read(random, faults, &mut told);
         } else if !self.writes.is_empty() {
             self.write(random, faults, &mut told);
+        }
+        for (shard, revoke) in self.revokes.drain(..) {
+            let is_kept = !random.one_in(faults.store_before);
+            told.push(Told { shard, done: Done::Revoked(revoke, is_kept), state: 0 });
         }
         self.tell_watchers(&mut told);
         told
@@ -206,7 +213,7 @@ impl Store {
         self.state += 1;
         self.unseen.clear();
         (self.ledger, self.breaker) = open(connection, &self.limits);
-        (self.writes, self.reads, self.late, self.watches) = Default::default();
+        (self.writes, self.reads, self.late, self.revokes, self.watches) = Default::default();
         let position = self.ledger.last_position().unwrap();
         self.truth.roll_back(position, self.ledger.connection());
     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::chat::burst::Frames;
-use crate::chat::envelope::{Ask, ConnectionSummary, Disconnect, Origin, ReplyTo, Request, ShardAsk, UserAsk};
-use crate::chat::ids::{ShardId, home};
+use crate::chat::envelope::{Answer, Ask, ConnectionSummary, Disconnect, Origin, ReplyTo, Request, ShardAsk, UserAsk};
+use crate::chat::ids::{ConnId, ShardId, home};
 use crate::chat::routes::{Call, Gather, Handled, error};
 use crate::chat::shard::Shard;
-use crate::chat::store::Lookup;
+use crate::chat::store::{Lookup, Revoke};
 use crate::wire::client::ErrorCode;
 use crate::wire::event;
 use crate::wire::rest_body::{parse_disconnect, parse_user_event};
@@ -40,7 +40,7 @@ impl Shard {
         if let Some(turned_away) = self.turn_away(call) {
             return turned_away;
         }
-        match self.ask_all(call, |_| ShardAsk::Connections(user.clone())) {
+        match self.ask_all(call.slot, call.number, |_| ShardAsk::Connections(user.clone())) {
             Some(left) => Handled::Gather(Box::new(Gather::User { connections: Vec::new(), left })),
             None => error(503, ErrorCode::Overloaded, BUSY),
         }
@@ -61,21 +61,52 @@ impl Shard {
             connection_id: order.connection_id,
             revoke_before_ms: order.revoke_before_ms.map(|ms| ms.max(0) as u64),
         });
-        match self.ask_all(call, |_| ShardAsk::Disconnect(order.clone())) {
+        let origin = Origin { conn: self.connections.id(call.slot), to: ReplyTo::Rest(call.number) };
+        if let (Some(before_ms), Some(_)) = (order.revoke_before_ms, self.store()) {
+            // What is answered outlives the process, so it is kept first.
+            return match self.desk.revoke(Revoke { origin, order, before_ms }) {
+                Ok(()) => Handled::Gather(Box::new(Gather::Disconnect { count: 0, left: 0 })),
+                Err(_) => error(503, ErrorCode::Overloaded, BUSY),
+            };
+        }
+        match self.ask_all(call.slot, call.number, |_| ShardAsk::Disconnect(order.clone())) {
             Some(left) => Handled::Gather(Box::new(Gather::Disconnect { count: 0, left })),
             None => error(503, ErrorCode::Overloaded, BUSY),
         }
     }
 
+    /// The store has kept a revocation, or could not: now it takes effect, whoever still waits for the answer.
+    pub(in crate::chat) fn finish_revoke(&mut self, revoke: &Revoke, is_kept: bool) {
+        let Origin { conn, to: ReplyTo::Rest(number) } = revoke.origin else { return };
+        let (slot, is_current) = (conn.slot(), self.connections.is_current(conn));
+        let ask = |_| ShardAsk::Disconnect(revoke.order.clone());
+        let asked = if is_kept { Some(self.ask_all_for(conn, number, ask)) } else { None };
+        if !is_current {
+            return;
+        }
+        match asked {
+            Some(Some(all)) => {
+                if let Some(Gather::Disconnect { left, .. }) = self.gathering(slot, number) {
+                    *left = all;
+                }
+            }
+            Some(None) => self.answer_http(slot, number, None, Answer::Refused(ErrorCode::Overloaded)),
+            None => self.answer_http(slot, number, None, Answer::Refused(ErrorCode::Unavailable)),
+        }
+    }
+
+    fn ask_all(&mut self, slot: u32, number: u32, ask: impl Fn(u16) -> ShardAsk) -> Option<usize> {
+        self.ask_all_for(self.connections.id(slot), number, ask)
+    }
+
     /// Asks every shard, or none if one of them takes no more requests; returns how many will answer.
-    fn ask_all(&mut self, call: &Call<'_>, ask: impl Fn(u16) -> ShardAsk) -> Option<usize> {
+    fn ask_all_for(&mut self, conn: ConnId, number: u32, ask: impl Fn(u16) -> ShardAsk) -> Option<usize> {
         let all = 0..self.shards as u16;
         if !all.clone().all(|shard| self.mail.has_credit(ShardId(shard))) {
             return None;
         }
-        let conn = self.connections.id(call.slot);
         let posted = all.filter(|&shard| {
-            let origin = Origin { conn, to: ReplyTo::RestPart(call.number, u32::from(shard)) };
+            let origin = Origin { conn, to: ReplyTo::RestPart(number, u32::from(shard)) };
             self.mail.request(ShardId(shard), Request { origin, ask: Ask::Shard(ask(shard)) }).is_ok()
         });
         Some(posted.count())
