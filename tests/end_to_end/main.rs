@@ -13,6 +13,7 @@ mod store_folder;
 mod stream;
 
 mod access;
+mod access_asked;
 mod behind_proxy;
 mod churn;
 mod commands;
