@@ -358,6 +358,7 @@ impl Shard {
     /// Notes the outcome of one room of a `join_rooms`; the last one answers it.
     pub(super) fn answer_part(&mut self, slot: u32, batch: Option<u32>, room: &str, failure: Option<ErrorCode>) {
         let now = self.now.wall_ms;
+        self.deny_in_room(slot, failure, room);
         let Some(extra) = &mut self.connections[slot].extra else { return };
         let Some(at) = extra.batches.iter().position(|b| Some(b.number) == batch) else { return };
         let batch = &mut extra.batches[at];

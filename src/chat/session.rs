@@ -4,7 +4,6 @@
 
 use super::closing::CloseReason;
 use super::connection::{Flag, JoinBatch, Phase};
-use super::denial::DenialReason;
 use super::entry::denial;
 use super::envelope::{Answer, Since};
 use super::ids::RoomName;
@@ -285,9 +284,6 @@ impl Shard {
         let (now, room) = (self.now.wall_ms, room.text());
         match (answer, reference) {
             (Answer::Refused(code), _) => {
-                if *code == ErrorCode::Forbidden {
-                    self.deny(slot, DenialReason::Forbidden, None, room);
-                }
                 let text = self.text_of(*code);
                 self.send_error(slot, *code, text, reference, Some(room));
             }
@@ -303,7 +299,7 @@ impl Shard {
         }
     }
 
-    /// Sends an `error`.
+    /// Sends an `error`, and records it if the user may not do something in a room.
     pub(super) fn send_error(
         &mut self,
         slot: u32,
@@ -312,6 +308,9 @@ impl Shard {
         reference: Option<&str>,
         room: Option<&str>,
     ) {
+        if let Some(room) = room {
+            self.deny_in_room(slot, Some(code), room);
+        }
         let now = self.now.wall_ms;
         self.send_json(slot, |out| event::error(out, code, text, reference, room, None, now));
     }

@@ -173,7 +173,7 @@ impl Shard {
             local_rooms: LocalRooms::default(),
             joins: Slab::new(),
             mail: Mail::new(id, shards, limits.shard_credits_max, limits.burst_window_bytes),
-            rooms: RoomHomes::new(key),
+            rooms: RoomHomes::new(key, limits.access_entries_max.div_ceil(shards)),
             desk: Desk::new(store, limits, shards),
             feed: FeedWaits::default(),
             user_homes: UserHomes::default(),
@@ -391,6 +391,7 @@ impl Shard {
             Done::Store(done) => self.handle_stored(done),
             Done::Verified(verified) => self.handle_verified(*verified),
             Done::KeySought(conn) => self.handle_key_sought(conn),
+            Done::Permitted(question, permit) => self.handle_permitted(&question, permit),
         }
     }
 
@@ -400,6 +401,7 @@ impl Shard {
             Job::Store(job) => self.handle_unstored(job),
             Job::Verify(verify) => self.handle_unchecked(&verify),
             Job::SeekKey(conn) => self.handle_key_sought(conn),
+            Job::Permit(question) => self.handle_permitted(&question, None),
         }
     }
 
