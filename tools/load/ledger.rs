@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn who_stalls_is_closed_for_that_alone() {
         let mut ledger = world();
-        ["close_4008", "eof", "read_ConnectionReset", "close_4008"].map(|why| ledger.close_stalled(why));
+        ["close_4008", "eof", "read_ConnectionReset", "close_4008"].iter().for_each(|why| ledger.close_stalled(why));
         assert_eq!((ledger.stalled["close_4008"], ledger.stalled["eof"], ledger.failures), (2, 1, 0));
         assert!(ledger.errors.is_empty());
         ledger.close_stalled("close_1011");
