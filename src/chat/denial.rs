@@ -1,6 +1,6 @@
 //! The record of denials: who was refused what, and why.
 //!
-//! Every refusal that an operator may want to know of goes through [`Shard::deny`], so that it is logged in one form, with
+//! Every refusal that an operator may want to know of goes through `Shard::deny`, so that it is logged in one form, with
 //! reason, user and address, and at a limited rate: a peer that is refused a million times a second writes a few lines of
 //! each reason, and one that counts the rest. Whatever a peer chose is handed to the log as a string value, never as a
 //! part of the line, so that the log's own form quotes and escapes it.
