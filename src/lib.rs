@@ -245,7 +245,8 @@
 //! for each other.
 //!
 //! Towards clients: above the soft limit of an outbox ephemeral segments are counted instead of linked; a member that
-//! has reached the hard limit when something is delivered is closed with 4008. The bytes of segments (each counted once
+//! has reached the hard limit when something is delivered is closed with 4008. A connection that ends while its socket
+//! refuses bytes is reset, since the kernel would keep for minutes what nobody reads. The bytes of segments (each counted once
 //! however many wait for it), of direct answers and of unfinished input stand in pools with a limit each, a shard
 //! having its share: of those that hold output up the ones furthest behind are closed first, of unfinished input the
 //! oldest. Pipelined HTTP above 32 requests, or above the soft limit, is not read; a WebSocket always is, since two

@@ -347,6 +347,11 @@ impl Shard {
         self.dead.pop()
     }
 
+    /// Whether the connection's socket has refused bytes and has not been writable since.
+    pub fn is_blocked(&self, slot: u32) -> bool {
+        self.connections[slot].has(Flag::Blocked)
+    }
+
     /// Frees the slot of a dead connection, between turns.
     pub fn free(&mut self, slot: u32) {
         debug_assert_eq!(self.connections[slot].phase, Phase::Dead);
