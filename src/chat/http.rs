@@ -310,7 +310,7 @@ impl Shard {
 
     /// Takes the answer to a request, or to a part of one.
     pub(super) fn answer_http(&mut self, slot: u32, number: u32, part: Option<u32>, answer: Answer) {
-        if matches!(answer, Answer::Refused(ErrorCode::Forbidden)) {
+        if matches!(answer, Answer::Refused(ErrorCode::Forbidden) | Answer::Denied(_)) {
             self.deny(slot, DenialReason::Forbidden, None, "REST");
         }
         let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::burst::{Frames, Kind, Segment};
 use super::connection::{Flag, JoinBatch, NONE, Phase};
-use super::entry::denial;
+use super::entry::{denial, visitor};
 use super::envelope::{Answer, Ask, Envelope, Origin, ReplyTo, Request, RoomAsk, Since};
 use super::history::Missed;
 use super::ids::{ConnId, RoomName, UserId, home};
@@ -342,6 +342,7 @@ impl Shard {
 
     fn answer_join(&mut self, slot: u32, room: &RoomName, join: &PendingJoin, failure: Option<(ErrorCode, &str)>) {
         let (now, reference) = (self.now.wall_ms, join.reference.as_deref());
+        self.record_refusal(slot, failure.map(|(code, _)| code), room.text());
         if join.batch.is_some() {
             self.answer_part(slot, join.batch, room.text(), failure.map(|(code, _)| code));
             return;
@@ -377,6 +378,7 @@ impl Shard {
     }
 
     fn refuse(&mut self, slot: u32, room: &str, request: RoomRequest, code: ErrorCode, text: &str) {
+        self.record_refusal(slot, Some(code), room);
         match request.action {
             RoomAction::Join { batch: batch @ Some(_), .. } => self.answer_part(slot, batch, room, Some(code)),
             _ => self.send_error(slot, code, text, request.reference.as_deref(), Some(room)),
@@ -579,11 +581,6 @@ impl Shard {
             }
         }
     }
-}
-
-/// The user who goes along to the home of a room, for it to find out what the user may.
-fn visitor(level: Option<Level>, user: &UserId) -> Option<UserId> {
-    level.is_none().then(|| user.clone())
 }
 
 /// A segment in the pool of this shard while it is handed out.

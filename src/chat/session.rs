@@ -4,7 +4,6 @@
 
 use super::closing::CloseReason;
 use super::connection::{Flag, JoinBatch, Phase};
-use super::denial::DenialReason;
 use super::entry::denial;
 use super::envelope::{Answer, Since};
 use super::ids::RoomName;
@@ -285,14 +284,13 @@ impl Shard {
         let (now, room) = (self.now.wall_ms, room.text());
         match (answer, reference) {
             (Answer::Refused(code), _) => {
-                if *code == ErrorCode::Forbidden {
-                    self.deny(slot, DenialReason::Forbidden, None, room);
-                }
+                self.record_refusal(slot, Some(*code), room);
                 let text = self.text_of(*code);
                 self.send_error(slot, *code, text, reference, Some(room));
             }
             (Answer::Denied(level), _) => {
                 let (code, text) = denial(*level);
+                self.record_refusal(slot, Some(code), room);
                 self.send_error(slot, code, text, reference, Some(room));
             }
             (_, None) => {}
