@@ -19,6 +19,8 @@ pub enum Mode {
     Claims,
     /// Who is a member may; the store has the list.
     Members,
+    /// The ERP is asked over HTTP.
+    Ask,
 }
 
 impl Mode {
@@ -27,6 +29,7 @@ impl Mode {
             "open" => Some(Self::Open),
             "claims" => Some(Self::Claims),
             "members" => Some(Self::Members),
+            "ask" => Some(Self::Ask),
             _ => None,
         }
     }
@@ -71,6 +74,15 @@ impl Level {
     }
 }
 
+/// What the ERP says of a user and a room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Permit {
+    /// What the user may do there.
+    pub level: Level,
+    /// For how long that counts; 0 is for what it was asked for alone.
+    pub ttl_ms: u64,
+}
+
 /// What is needed for something that is asked about a room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Right {
@@ -93,7 +105,7 @@ pub fn decide(
         (Role::Service, _) | (_, Some(Mode::Open)) => Some(Level::Member),
         (_, None) => Some(Level::Nothing),
         (_, Some(Mode::Claims)) => Some(grants.map_or(Level::Nothing, |grants| grants.level(room))),
-        (_, Some(Mode::Members)) => known,
+        (_, Some(Mode::Members | Mode::Ask)) => known,
     }
 }
 
@@ -229,8 +241,9 @@ mod tests {
                 }
                 assert_eq!(decide(Some(Mode::Claims), role, None, "mine", known), Some(Level::Nothing));
                 assert_eq!(all(role, Some(Mode::Members), "mine", known), known);
+                assert_eq!(all(role, Some(Mode::Ask), "mine", known), known);
             }
-            for mode in [None, Some(Mode::Open), Some(Mode::Claims), Some(Mode::Members)] {
+            for mode in [None, Some(Mode::Open), Some(Mode::Claims), Some(Mode::Members), Some(Mode::Ask)] {
                 assert_eq!(all(Role::Service, mode, "other", known), Some(Level::Member), "{mode:?}");
             }
         }

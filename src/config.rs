@@ -85,6 +85,23 @@ pub struct TlsFiles {
     pub version_min: TlsVersion,
 }
 
+/// How the ERP is asked who may enter a room.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessPoint {
+    /// Where.
+    pub url: String,
+    /// What is sent along as a bearer token, if there is something.
+    pub key: Option<String>,
+    /// Whether everybody is let in while there is no answer.
+    pub allows_without: bool,
+}
+
+impl fmt::Debug for AccessPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessPoint").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
 /// Everything that the server is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -106,6 +123,8 @@ pub struct Config {
     pub origins: Origins,
     /// Who may enter which room.
     pub access: Rules,
+    /// Where the ERP is asked about that, if it is.
+    pub access_point: Option<AccessPoint>,
     /// Peers whose word about their clients counts.
     pub trusted_proxies: Proxies,
     /// Whether connections of trusted proxies begin with a PROXY header.
@@ -167,6 +186,7 @@ impl Config {
         let mut reader = Reader { layers: &layers, effective: Vec::new() };
         let mut generated = Generated::default();
         let (access, rooms_claim) = reader.access()?;
+        let access_point = reader.access_point(&access)?;
         let base = reader.keys(inputs.dev, &mut generated)?;
         let base = base.with_rooms_claim(access.has(Mode::Claims).then_some(rooms_claim));
         let port_key = match layers.find(WS_PORT.key) {
@@ -216,6 +236,7 @@ impl Config {
             key_files,
             origins,
             access,
+            access_point,
             trusted_proxies,
             proxy_protocol,
             store,
@@ -256,6 +277,7 @@ impl Config {
             credentials: Credentials { keys, api_keys },
             origins: Origins::Any,
             access: Rules::open(),
+            access_point: None,
             trusted_proxies: Proxies::default(),
             proxy_protocol: false,
             store: Store::None,
@@ -378,6 +400,23 @@ impl Reader<'_> {
     fn access(&mut self) -> Result<(Rules, String), Error> {
         let access = self.read(CHAT_ROOM_ACCESS, CHAT_ROOM_ACCESS.default, Rules::parse)?;
         Ok((access, self.read(CHAT_ROOMS_CLAIM, CHAT_ROOMS_CLAIM.default, claim_name)?))
+    }
+
+    /// Where it is asked who may enter, if a rule says so.
+    fn access_point(&mut self, access: &Rules) -> Result<Option<AccessPoint>, Error> {
+        let url = self.read(CHAT_ACCESS_URL, "", access_url)?;
+        let key = self.read(CHAT_ACCESS_KEY, "", access_key)?;
+        let fallback = CHAT_ACCESS_FALLBACK;
+        let allows_without = self.read(fallback, fallback.default, deny_or_allow)?;
+        match (url, access.has(Mode::Ask)) {
+            (Some(url), true) => Ok(Some(AccessPoint { url, key, allows_without })),
+            (None, true) => {
+                let rule = "CHAT_ROOM_ACCESS has the mode ask, and CHAT_ACCESS_URL does not say where: give the http or \
+                            https URL that answers who may enter";
+                Err(Error::Conflict { rule: rule.to_owned() })
+            }
+            (_, false) => Ok(None),
+        }
     }
 
     /// The secret that tokens of some time ago are signed with.

@@ -84,7 +84,7 @@
 //!
 //! Who may enter is decided by one function, [`decide`](access::decide). Where the token settles it, the shard of the
 //! connection does; otherwise the user goes along with the question as its *visitor*, and the home finds out, by asking
-//! the store once. All changes of a room's memberships pass its home too, in the order of the store, and while one is
+//! the store once, or the ERP ([`work::authorizer`]), whose answer it keeps for its time in [`Permits`](chat::permits::Permits). All changes of a room's memberships pass its home too, in the order of the store, and while one is
 //! under way what the user asks waits for the verdict. So a revocation and what is asked beside it have one order. It is
 //! answered when the shards concerned have dismissed the user's connections.
 //!
@@ -120,7 +120,7 @@
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
 //! | `chat::session`, `chat::admission`, `chat::membership` | a WebSocket's messages and its rate; from a token to `connected`; joins, leaves and the delivery of bursts |
-//! | `chat::entry`, `chat::room::gate` | who may enter a room: as far as a token says it, and the record of who may not; where the room's home has to know |
+//! | `chat::entry`, `chat::room::gate`, [`chat::permits`] | who may enter a room: as far as a token says it; where the room's home has to know; what the ERP has said |
 //! | `chat::homes`, [`chat::room`], [`chat::presence`], [`chat::typing`], [`chat::burst`] | the home side of rooms |
 //! | [`chat::job`] | what a shard hands to threads that may block, of whatever kind |
 //! | [`chat::store`], [`chat::desk`], [`chat::orderer`], [`chat::history`] | what is said between shards and store; what is under way; who decides where there is none; recent events in memory |
@@ -144,7 +144,7 @@
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
 //! | [`work::revocations`] | whose older tokens are refused, kept over a restart |
-//! | [`work::crew`], [`work::fetch`] | threads for jobs of one kind, fair between shards; questions to others over HTTP |
+//! | [`work::crew`], [`work::fetch`], [`work::authorizer`] | threads for jobs of one kind, fair between shards; questions to others over HTTP; who may enter, as the ERP says |
 //! | [`work::keyring`] | the keys in force: where they come from and when that is looked at again |
 //! | [`work::watch`] | what is read again when its file changes, or on SIGHUP |
 //! | [`work::backup`], [`work::transfer`], [`work::import`], `work::import_line` | a copy while it is written; the store as lines of JSON, and back |
@@ -245,7 +245,8 @@
 //! for each other.
 //!
 //! Towards clients: above the soft limit of an outbox ephemeral segments are counted instead of linked; a member that
-//! has reached the hard limit when something is delivered is closed with 4008. The bytes of segments (each counted once
+//! has reached the hard limit when something is delivered is closed with 4008. A connection that ends while its socket
+//! refuses bytes is reset, since the kernel would keep for minutes what nobody reads. The bytes of segments (each counted once
 //! however many wait for it), of direct answers and of unfinished input stand in pools with a limit each, a shard
 //! having its share: of those that hold output up the ones furthest behind are closed first, of unfinished input the
 //! oldest. Pipelined HTTP above 32 requests, or above the soft limit, is not read; a WebSocket always is, since two

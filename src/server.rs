@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use crate::access::Mode;
 use crate::chat::drain::Stage;
 use crate::chat::ids::{HashKey, ShardId};
-use crate::chat::job::{Done, Verify};
+use crate::chat::job::{Done, Question, Verify};
 use crate::chat::shard::{Gauges, Shard, ShardSetup};
 use crate::chat::store::StoreFacts;
 use crate::config::{self, Config, TlsFiles};
@@ -27,6 +27,7 @@ use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
 use crate::reactor::tls::{Certificates, Tls};
 use crate::reactor::turn::{Budgets, Reactor};
+use crate::work::authorizer::Authorizer;
 use crate::work::certificates::Loaded;
 use crate::work::crew::{self, Crew};
 use crate::work::keyring::{KeyThread, SharedKeyring};
@@ -125,6 +126,7 @@ struct Server {
     watch: Option<WatchThread>,
     keys: Option<KeyThread>,
     checks: Option<Crew<Box<Verify>>>,
+    questions: Option<Crew<Box<Question>>>,
 }
 
 impl Server {
@@ -160,9 +162,11 @@ impl Server {
         let keys = keyring.start(&config, &mailers, &mut watch)?;
         Arc::make_mut(&mut config).credentials = keyring.credentials();
         let checks = Some(crew_of_checks(&config, &mailers).map_err(system)?);
+        let questions = crew_of_questions(&config, &mailers).map_err(system)?;
         let (watch, threads) = (Some(watch.start(reload)?), Vec::new());
-        let mut server = Self { config, address, started, mailers, reports, threads, store, watch, keys, checks };
         let revocations = Arc::new(revocations);
+        let mut server =
+            Self { config, address, started, mailers, reports, threads, store, watch, keys, checks, questions };
         server
             .spawn(endpoints, &reporter, &gauges, facts.as_ref(), &revocations, certificates.as_ref())
             .map_err(system)?;
@@ -205,6 +209,7 @@ impl Server {
     fn jobs(&self, shard: ShardId) -> Jobs {
         let jobs = Jobs::new(shard).with_store(self.store.as_ref().map(StoreThreads::jobs));
         let jobs = jobs.with_searches(self.keys.as_ref().map(KeyThread::searches));
+        let jobs = jobs.with_questions(self.questions.as_ref().map(|questions| questions.queue(shard)));
         match &self.checks {
             Some(checks) => jobs.with_checks(checks.queue(shard)),
             None => jobs,
@@ -233,6 +238,9 @@ impl Server {
         }
         if let Some(checks) = self.checks.take() {
             checks.stop();
+        }
+        if let Some(questions) = self.questions.take() {
+            questions.stop();
         }
         tell(&self.mailers, || Post::End);
         for thread in self.threads {
@@ -303,6 +311,17 @@ fn crew_of_checks(config: &Config, mailers: &[Mailer<Post>]) -> io::Result<Crew<
     let post = crew::poster(mailers);
     let work = move |shard, verify: Box<Verify>| post(shard, Done::Verified(verify.run().into()));
     Crew::start("tokens", config.limits.token_threads, mailers.len(), work)
+}
+
+/// The threads that ask the ERP who may enter a room, if it is to be asked.
+fn crew_of_questions(config: &Config, mailers: &[Mailer<Post>]) -> io::Result<Option<Crew<Box<Question>>>> {
+    let Some(authorizer) = Authorizer::of(config) else { return Ok(None) };
+    let post = crew::poster(mailers);
+    let work = move |shard, question: Box<Question>| {
+        let permit = authorizer.ask(&question.room, &question.user);
+        post(shard, Done::Permitted(question, permit));
+    };
+    Crew::start("access", config.limits.access_concurrency, mailers.len(), work).map(Some)
 }
 
 /// The address to listen on, with the port that the system chose if none was asked for.

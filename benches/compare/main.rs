@@ -8,7 +8,7 @@
 //! measures and checks the delivery; a run that it does not call correct yields no figure and
 //! makes this program exit with 1. A missed target does not: it is printed.
 //!
-//! From here down: `scenario` and `target` are the tables, with `store_tables` for what the store does; `run`, `compound` and `store_runs` run a scenario once,
+//! From here down: `scenario` and `target` are the tables, with `store_tables` for what the store does; `run`, `compound`, `slow` and `store_runs` run a scenario once,
 //! `report` collects, `text`, `json` and `svg` write.
 //!
 //! ```text
@@ -26,6 +26,7 @@ mod programs;
 mod report;
 mod run;
 mod scenario;
+mod slow;
 mod spread;
 mod store_runs;
 mod store_tables;

@@ -93,6 +93,7 @@ impl<'a> Runner<'a> {
             Kind::Gather => self.gather(scenario, server, &stem).map_err(Failure::from),
             Kind::Fair => self.fair(server, &stem).map_err(Failure::from),
             Kind::Hostile => self.hostile(server, &stem).map_err(Failure::from),
+            Kind::Slow => self.slow(server, &stem).map_err(Failure::from),
             Kind::SystemCalls => self.system_calls(server, &stem),
             Kind::Store(kind) => self.store(kind, server, &stem).map_err(Failure::from),
         }
@@ -184,7 +185,8 @@ impl<'a> Runner<'a> {
         command
     }
 
-    fn server_command(&self, server: Server, port: u16, cpu: Option<u32>) -> Command {
+    /// The server with all its settings.
+    pub(crate) fn server_command(&self, server: Server, port: u16, cpu: Option<u32>) -> Command {
         let line = self.programs.command_line(server);
         let mut command = bound_command(&line[0], cpu);
         command.args(&line[1..]);

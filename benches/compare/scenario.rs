@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Fair,
     /// Many small rooms, first alone, then beside attackers.
     Hostile,
+    /// A large room, first while everybody reads, then while some do not.
+    Slow,
     /// Two loads, each while `strace` counts the server's system calls.
     SystemCalls,
     /// Something that the store does.
@@ -131,7 +133,7 @@ const ALL: &[Server] = &Server::ALL;
 pub(crate) const OURS: &[Server] = &[Server::Ours];
 
 /// The scenarios without a store.
-static SCENARIOS: [Scenario; 19] = [
+static SCENARIOS: [Scenario; 20] = [
     Scenario {
         rounds_max_ws: usize::MAX,
         ..scenario(
@@ -303,6 +305,24 @@ static SCENARIOS: [Scenario; 19] = [
             OURS,
             Kind::Hostile,
             &[figure("hostile-alone", "us", ""), figure("hostile-beside", "us", ""), figure("hostile", "x", "")],
+        )
+    },
+    Scenario {
+        rounds_max: 3,
+        ..scenario(
+            "slow",
+            "a room of 5,000, 5 posts of 7.5 kB a second, while all read and while 1,000 do not and are closed for it: 99th \
+             percentile of the latency of those who read; memory by the bound that check prints, and the kernel's by slow reader",
+            OURS,
+            Kind::Slow,
+            &[
+                figure("slow-reading", "us", ""),
+                figure("slow-beside", "us", ""),
+                figure("slow", "x", ""),
+                figure("slow-process", "of bound", ""),
+                figure("slow-kernel", "of bound", ""),
+                figure("slow-reader", "B/reader", ""),
+            ],
         )
     },
     Scenario {

@@ -33,7 +33,7 @@ pub(crate) const fn value(figure: &'static str, at_most: f64) -> Target {
 }
 
 /// The targets without a store.
-static TARGETS: [Target; 34] = [
+static TARGETS: [Target; 37] = [
     ratio("F1", Uws, 0.95),
     ratio("R100", Uws, 0.95),
     ratio("P1", Uws, 0.95),
@@ -60,6 +60,9 @@ static TARGETS: [Target; 34] = [
     Target { figure: "F1x4", rule: Rule::Ratio(OursFour, Ours), at_most: 1.05 },
     value("fair", 2.0),
     value("hostile", 2.0),
+    value("slow", 1.5),
+    value("slow-process", 1.0),
+    value("slow-kernel", 1.0),
     ratio("post", Uws, 1.2),
     value("calls-F1", 1.02),
     value("calls-F16", 1.0 / 12.0),

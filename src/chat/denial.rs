@@ -1,6 +1,6 @@
 //! The record of denials: who was refused what, and why.
 //!
-//! Every refusal that an operator may want to know of goes through [`Shard::deny`], so that it is logged in one form, with
+//! Every refusal that an operator may want to know of goes through `Shard::deny`, so that it is logged in one form, with
 //! reason, user and address, and at a limited rate: a peer that is refused a million times a second writes a few lines of
 //! each reason, and one that counts the rest. Whatever a peer chose is handed to the log as a string value, never as a
 //! part of the line, so that the log's own form quotes and escapes it.
@@ -8,6 +8,7 @@
 use super::closing::CloseReason;
 use super::connection::NONE;
 use super::shard::Shard;
+use crate::wire::client::ErrorCode;
 
 /// At most this much of a text that a peer chose is logged.
 const TEXT_BYTES_MAX: usize = 256;
@@ -179,6 +180,13 @@ impl Shard {
         let owner = if number == NONE { "" } else { self.users.id(number).text() };
         let user = user.unwrap_or(owner);
         tracing::info!(reason = reason.label(), detail = cut(detail), user = cut(user), address = %self.addresses.of(slot), "denied");
+    }
+
+    /// Records the refusal of something in a room, if it is since the user may not.
+    pub(super) fn deny_in_room(&mut self, slot: u32, failure: Option<ErrorCode>, room: &str) {
+        if failure == Some(ErrorCode::Forbidden) {
+            self.deny(slot, DenialReason::Forbidden, None, room);
+        }
     }
 
     /// Records the close of a connection, if it is one that an operator may want to look into.

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::connection::NONE;
-use super::denial::DenialReason;
 use super::envelope::Envelope;
 use super::ids::{RoomName, ShardId, UserId};
 use super::shard::Shard;
@@ -38,13 +37,6 @@ impl Shard {
     /// What a connection may do in a room; `None` if that is for the room's home to find out.
     pub(super) fn level_in(&self, slot: u32, mode: Option<Mode>, room: &str) -> Option<Level> {
         decide(mode, self.connections[slot].role, self.grants.get(&slot).map(|grants| &**grants), room, None)
-    }
-
-    /// Records that a connection may not do what it asks about a room, if that is why it is refused.
-    pub(super) fn record_refusal(&mut self, slot: u32, code: Option<ErrorCode>, room: &str) {
-        if code == Some(ErrorCode::Forbidden) {
-            self.deny(slot, DenialReason::Forbidden, None, room);
-        }
     }
 
     /// What a request by REST may do in a room.
@@ -95,11 +87,6 @@ impl Shard {
         // Being told may have closed it, and then it is in no room any more.
         self.remove_member(slot, number);
     }
-}
-
-/// The user who goes along to the home of a room, for it to find out what the user may.
-pub(super) fn visitor(level: Option<Level>, user: &UserId) -> Option<UserId> {
-    level.is_none().then(|| user.clone())
 }
 
 /// How it is said that a level is not enough.

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::ids::ConnId;
-use super::job::{Job, Verify};
+use super::job::{Job, Question, Verify};
 use crate::config::Limits;
 
 /// As many as may be are under way.
@@ -18,6 +18,7 @@ pub struct Errands {
     waiting: VecDeque<Job>,
     checks: Tally,
     searches: Tally,
+    questions: Tally,
 }
 
 /// How many jobs of a kind are under way, and may be.
@@ -29,7 +30,11 @@ struct Tally {
 
 impl Tally {
     fn enter(&mut self) -> Result<(), Busy> {
-        if self.under_way >= self.max {
+        self.enter_below(self.max)
+    }
+
+    fn enter_below(&mut self, max: usize) -> Result<(), Busy> {
+        if self.under_way >= max {
             return Err(Busy);
         }
         self.under_way += 1;
@@ -47,7 +52,8 @@ impl Errands {
     pub fn new(limits: &Limits, shards: usize) -> Self {
         let tally = |max: usize| Tally { under_way: 0, max: max.div_ceil(shards) };
         let (checks, searches) = (tally(limits.token_checks_max), tally(limits.token_checks_max));
-        Self { waiting: VecDeque::new(), checks, searches }
+        let questions = tally(limits.access_questions_max);
+        Self { waiting: VecDeque::new(), checks, searches, questions }
     }
 
     /// Has a signature verified.
@@ -70,6 +76,22 @@ impl Errands {
         Ok(())
     }
 
+    /// Has the ERP asked. Those who are `inside` already leave half of the places to those who wait to enter.
+    ///
+    /// # Errors
+    /// Too many questions are under way.
+    pub fn ask(&mut self, question: Question, inside: bool) -> Result<(), Busy> {
+        let max = self.questions.max;
+        self.questions.enter_below(if inside { max.div_ceil(2) } else { max })?;
+        self.waiting.push_back(Job::Permit(question.into()));
+        Ok(())
+    }
+
+    /// A question has been answered, or was given up.
+    pub fn note_answered(&mut self) {
+        self.questions.leave();
+    }
+
     /// A signature was verified.
     pub fn note_verified(&mut self) {
         self.checks.leave();
@@ -87,12 +109,16 @@ impl Errands {
 
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.checks.under_way == 0 && self.searches.under_way == 0
+        self.tallies().all(|tally| tally.under_way == 0)
     }
 
     /// Checks that what is to go out is among what is under way.
     pub fn check_invariants(&self) {
-        assert!(self.waiting.len() <= self.checks.under_way + self.searches.under_way);
-        assert!(self.checks.under_way <= self.checks.max && self.searches.under_way <= self.searches.max);
+        assert!(self.waiting.len() <= self.tallies().map(|tally| tally.under_way).sum());
+        assert!(self.tallies().all(|tally| tally.under_way <= tally.max));
+    }
+
+    fn tallies(&self) -> impl Iterator<Item = &Tally> {
+        [&self.checks, &self.searches, &self.questions].into_iter()
     }
 }

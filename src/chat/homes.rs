@@ -8,12 +8,15 @@ use super::envelope::{
     Answer, Ask, ConnectionSummary, Disconnect, Envelope, Origin, Reply, Request, RoomAsk, ShardAsk,
 };
 use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
+use super::job::Question;
 use super::orderer::Orderer;
+use super::permits::Permits;
 use super::room::{Asked, Room, RoomContext};
 use super::shard::Shard;
 use super::slack::{give_back_list, give_back_slab, give_back_table};
 use super::store::{Asker, Done, Found, Job, Verdict};
 use super::wheel::{TICK_MS, Wheel};
+use crate::access::Permit;
 use crate::chat::closing::CloseReason;
 use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
@@ -40,6 +43,7 @@ pub struct RoomHomes {
     blocked: Vec<u32>,
     wheel: Wheel,
     orderer: Orderer,
+    permits: Permits,
     /// What the histories of all rooms hold.
     history_bytes: usize,
     /// The room whose history is next to be cut when they hold too much.
@@ -48,7 +52,7 @@ pub struct RoomHomes {
 
 impl RoomHomes {
     /// No rooms yet.
-    pub fn new(key: HashKey) -> Self {
+    pub fn new(key: HashKey, permits_max: usize) -> Self {
         Self {
             table: HashTable::new(),
             entries: Slab::new(),
@@ -56,6 +60,7 @@ impl RoomHomes {
             blocked: Vec::new(),
             wheel: Wheel::default(),
             orderer: Orderer::new(key),
+            permits: Permits::new(permits_max),
             history_bytes: 0,
             cut_next: 0,
         }
@@ -99,6 +104,7 @@ impl RoomHomes {
     pub fn check_invariants(&self) {
         self.iter().for_each(Room::check_invariants);
         self.wheel.check_invariants();
+        self.permits.check_invariants();
         let history_bytes: usize = self.iter().map(Room::history_bytes).sum();
         assert_eq!(history_bytes, self.history_bytes, "the account of the histories is their sum");
         let listed = self.dirty.len() + self.blocked.len();
@@ -308,6 +314,13 @@ impl Shard {
         }
     }
 
+    /// Takes what the ERP says about a user and a room, if it could be asked.
+    pub(super) fn handle_permitted(&mut self, question: &Question, permit: Option<Permit>) {
+        self.errands.note_answered();
+        self.with_room(question.number, |room, cx| room.handle_permit(cx, &question.user, permit));
+        self.rooms.mark_dirty(question.number);
+    }
+
     /// The store is gone, and the answer with it.
     pub(super) fn handle_unstored(&mut self, job: Job) {
         match job {
@@ -324,10 +337,11 @@ impl Shard {
     fn with_room<T>(&mut self, number: u32, act: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
         // Before the first connection is closed anywhere, so that no shard tells of those that another closes.
         let quiet = self.is_quiescing();
-        let RoomHomes { entries, orderer, history_bytes, .. } = &mut self.rooms;
-        let (limits, deflater, desk) = (&self.config.limits, &mut self.deflater, &mut self.desk);
+        let RoomHomes { entries, orderer, permits, history_bytes, .. } = &mut self.rooms;
+        let (limits, deflater) = (&self.config.limits, &mut self.deflater);
+        let (desk, errands) = (&mut self.desk, &mut self.errands);
         let (now, key) = (self.now, self.key);
-        let mut cx = RoomContext { now, limits, number, key, orderer, desk, deflater, quiet };
+        let mut cx = RoomContext { now, limits, number, key, orderer, desk, errands, permits, deflater, quiet };
         let room = &mut entries[number as usize].room;
         let before = room.history_bytes();
         let result = act(room, &mut cx);

@@ -3,8 +3,9 @@
 //! Values only. Which threads there are, and how a [`Job`] gets to those of its kind, is not known here; each has exactly
 //! one [`Done`], which comes through the shard's mailbox, or is given back at once as lost.
 
-use super::ids::ConnId;
+use super::ids::{ConnId, RoomName, UserId};
 use super::store;
+use crate::access::Permit;
 use crate::auth::{Check, Claims, TokenError};
 
 /// What a shard hands out at the end of a turn.
@@ -16,6 +17,8 @@ pub enum Job {
     Verify(Box<Verify>),
     /// Where keys come from, to be asked once more for the sake of this connection's token.
     SeekKey(ConnId),
+    /// Whether a user may enter a room, for the ERP to say.
+    Permit(Box<Question>),
 }
 
 /// What comes back.
@@ -27,6 +30,19 @@ pub enum Done {
     Verified(Box<Verified>),
     /// All keys that there are have been handed on.
     KeySought(ConnId),
+    /// What the ERP has said.
+    Permitted(Box<Question>, Option<Permit>),
+}
+
+/// Who may enter what; the ERP has the answer, which is `None` if none could be had.
+#[derive(Debug)]
+pub struct Question {
+    /// The number of the room at its home.
+    pub number: u32,
+    /// The room.
+    pub room: RoomName,
+    /// The user.
+    pub user: UserId,
 }
 
 /// A token whose signature is to be verified.

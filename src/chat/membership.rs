@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::burst::{Frames, Kind, Segment};
 use super::connection::{Flag, JoinBatch, NONE, Phase};
-use super::entry::{denial, visitor};
+use super::entry::denial;
 use super::envelope::{Answer, Ask, Envelope, Origin, ReplyTo, Request, RoomAsk, Since};
 use super::history::Missed;
 use super::ids::{ConnId, RoomName, UserId, home};
@@ -342,7 +342,6 @@ impl Shard {
 
     fn answer_join(&mut self, slot: u32, room: &RoomName, join: &PendingJoin, failure: Option<(ErrorCode, &str)>) {
         let (now, reference) = (self.now.wall_ms, join.reference.as_deref());
-        self.record_refusal(slot, failure.map(|(code, _)| code), room.text());
         if join.batch.is_some() {
             self.answer_part(slot, join.batch, room.text(), failure.map(|(code, _)| code));
             return;
@@ -359,6 +358,7 @@ impl Shard {
     /// Notes the outcome of one room of a `join_rooms`; the last one answers it.
     pub(super) fn answer_part(&mut self, slot: u32, batch: Option<u32>, room: &str, failure: Option<ErrorCode>) {
         let now = self.now.wall_ms;
+        self.deny_in_room(slot, failure, room);
         let Some(extra) = &mut self.connections[slot].extra else { return };
         let Some(at) = extra.batches.iter().position(|b| Some(b.number) == batch) else { return };
         let batch = &mut extra.batches[at];
@@ -378,7 +378,6 @@ impl Shard {
     }
 
     fn refuse(&mut self, slot: u32, room: &str, request: RoomRequest, code: ErrorCode, text: &str) {
-        self.record_refusal(slot, Some(code), room);
         match request.action {
             RoomAction::Join { batch: batch @ Some(_), .. } => self.answer_part(slot, batch, room, Some(code)),
             _ => self.send_error(slot, code, text, request.reference.as_deref(), Some(room)),
@@ -581,6 +580,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// The user who goes along to the home of a room, for it to find out what the user may.
+fn visitor(level: Option<Level>, user: &UserId) -> Option<UserId> {
+    level.is_none().then(|| user.clone())
 }
 
 /// A segment in the pool of this shard while it is handed out.

@@ -27,6 +27,7 @@ pub mod mail;
 mod membership;
 pub mod orderer;
 pub mod outbox;
+pub mod permits;
 pub mod presence;
 mod proxied;
 pub mod queues;

@@ -170,6 +170,9 @@ impl Shard {
             ErrorCode::NotFound => "there is no such message, or it was deleted",
             ErrorCode::NotInRoom => "join the room first",
             ErrorCode::Overloaded => "the room is busy, try again",
+            ErrorCode::Unavailable if self.config.access_point.is_some() => {
+                "the store, or the ERP that says who may enter, is out of service, try again"
+            }
             ErrorCode::Unavailable if self.store().is_none() => NEEDS_STORE,
             ErrorCode::Unavailable => "the store is out of service, try again",
             ErrorCode::InvalidMessage => "the room cannot take this",

@@ -25,9 +25,11 @@ use super::Now;
 use super::burst::{Burst, Frames, Kind, Segment};
 use super::desk::Desk;
 use super::envelope::{Answer, Origin, Reply, RoomAsk, RoomSummary, Since};
+use super::errands::Errands;
 use super::history::History;
 use super::ids::{ConnId, HashKey, RoomName, ShardId, UserId};
 use super::orderer::Orderer;
+use super::permits::Permits;
 use super::presence::{Change, Interest, Left, Presence, PresenceDiff};
 use super::typing::{Pace, Typing};
 use crate::access::Mode;
@@ -67,6 +69,10 @@ pub struct RoomContext<'a> {
     pub orderer: &'a mut Orderer,
     /// The way to the store, if there is one.
     pub desk: &'a mut Desk,
+    /// The way to the ERP, which may have to be asked who may enter.
+    pub errands: &'a mut Errands,
+    /// What it has said.
+    pub permits: &'a mut Permits,
     /// Compresses what is sent, for those members that take it.
     pub deflater: &'a mut Deflater,
     /// The server is draining: presence and typing go on, but are told to nobody.
@@ -174,7 +180,14 @@ impl Room {
         if !self.store.is_known() {
             return self.wait_for_position(cx, asked);
         }
-        let Some(Asked { source, origin, visitor, ask }) = self.pass(cx, asked) else { return };
+        if let Some(asked) = self.pass(cx, asked) {
+            self.handle_passed(cx, asked);
+        }
+    }
+
+    /// Handles what is asked by somebody who may.
+    fn handle_passed(&mut self, cx: &mut RoomContext<'_>, asked: Asked) {
+        let Asked { source, origin, visitor, ask } = asked;
         let due = match ask {
             RoomAsk::Subscribe { user, again, deflates, since } => {
                 if since.as_ref().is_some_and(|since| self.must_read(cx, since)) {
@@ -183,6 +196,9 @@ impl Room {
                 }
                 if !again {
                     self.join(cx, source, &user, deflates);
+                }
+                if let Some(visitor) = &visitor {
+                    self.look_again_at(cx, visitor);
                 }
                 Due::Subscribed(cx.now.wall_ms, since)
             }

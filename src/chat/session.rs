@@ -284,13 +284,11 @@ impl Shard {
         let (now, room) = (self.now.wall_ms, room.text());
         match (answer, reference) {
             (Answer::Refused(code), _) => {
-                self.record_refusal(slot, Some(*code), room);
                 let text = self.text_of(*code);
                 self.send_error(slot, *code, text, reference, Some(room));
             }
             (Answer::Denied(level), _) => {
                 let (code, text) = denial(*level);
-                self.record_refusal(slot, Some(code), room);
                 self.send_error(slot, code, text, reference, Some(room));
             }
             (_, None) => {}
@@ -301,7 +299,7 @@ impl Shard {
         }
     }
 
-    /// Sends an `error`.
+    /// Sends an `error`, and records it if the user may not do something in a room.
     pub(super) fn send_error(
         &mut self,
         slot: u32,
@@ -310,6 +308,9 @@ impl Shard {
         reference: Option<&str>,
         room: Option<&str>,
     ) {
+        if let Some(room) = room {
+            self.deny_in_room(slot, Some(code), room);
+        }
         let now = self.now.wall_ms;
         self.send_json(slot, |out| event::error(out, code, text, reference, room, None, now));
     }

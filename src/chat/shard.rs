@@ -173,7 +173,7 @@ impl Shard {
             local_rooms: LocalRooms::default(),
             joins: Slab::new(),
             mail: Mail::new(id, shards, limits.shard_credits_max, limits.burst_window_bytes),
-            rooms: RoomHomes::new(key),
+            rooms: RoomHomes::new(key, limits.access_entries_max.div_ceil(shards)),
             desk: Desk::new(store, limits, shards),
             feed: FeedWaits::default(),
             user_homes: UserHomes::default(),
@@ -347,6 +347,11 @@ impl Shard {
         self.dead.pop()
     }
 
+    /// Whether the connection's socket has refused bytes and has not been writable since.
+    pub fn is_blocked(&self, slot: u32) -> bool {
+        self.connections[slot].has(Flag::Blocked)
+    }
+
     /// Frees the slot of a dead connection, between turns.
     pub fn free(&mut self, slot: u32) {
         debug_assert_eq!(self.connections[slot].phase, Phase::Dead);
@@ -391,6 +396,7 @@ impl Shard {
             Done::Store(done) => self.handle_stored(done),
             Done::Verified(verified) => self.handle_verified(*verified),
             Done::KeySought(conn) => self.handle_key_sought(conn),
+            Done::Permitted(question, permit) => self.handle_permitted(&question, permit),
         }
     }
 
@@ -400,6 +406,7 @@ impl Shard {
             Job::Store(job) => self.handle_unstored(job),
             Job::Verify(verify) => self.handle_unchecked(&verify),
             Job::SeekKey(conn) => self.handle_key_sought(conn),
+            Job::Permit(question) => self.handle_permitted(&question, None),
         }
     }
 

@@ -195,6 +195,18 @@ limits! {
     jwks_cooldown_ms: u64, "ms", 30_000, 100..=86_400_000;
     /// Time for one fetch of a key set.
     jwks_timeout_ms: u64, "ms", 5_000, 100..=60_000;
+    /// Threads that ask the ERP who may enter a room where the mode is ask, and so questions at a time.
+    access_concurrency: usize, "threads", 8, 1..=256;
+    /// Questions to the ERP that wait or are being asked; further ones are refused (`overloaded`, 503).
+    access_questions_max: usize, "questions", 1_024, 1..=1_048_576;
+    /// Time for one question to the ERP.
+    access_timeout_ms: u64, "ms", 3_000, 50..=60_000;
+    /// Time for which an answer of the ERP counts that names none; 0 keeps it for nothing else.
+    access_ttl_ms: u64, "ms", 60_000, 0..=3_600_000;
+    /// Answers of the ERP that are remembered; of more the oldest goes.
+    access_entries_max: usize, "answers", 100_000, 0..=10_000_000;
+    /// Time for which the ERP is left alone when five questions in a row have failed.
+    access_retry_ms: u64, "ms", 5_000, 50..=600_000;
     /// Users whose older tokens are refused (`revokeBefore`).
     revocations_max: usize, "users", 100_000, 1..=10_000_000;
     /// Messages a second that a connection may send in the long run.

@@ -39,6 +39,8 @@ pub const GRANTS_FACTOR: u64 = 14;
 pub const GATE_ENTRY_BYTES: u64 = 96;
 /// An address whose connections are counted.
 pub const ADDRESS_BYTES: u64 = 48;
+/// An answer of the ERP that is remembered, with its names of usual length.
+pub const PERMIT_BYTES: u64 = 512;
 /// The page caches of the store: 8 MiB to write, 4 for each of two that read and for the one that writes the log back;
 /// and the stacks and prepared statements of their threads.
 pub const STORE_BASE_BYTES: u64 = 32 << 20;
@@ -101,7 +103,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let checks = count(limits.token_checks_max) * (2 * token_bytes + TOKEN_BYTES + grants_bytes);
     let remembered = count(limits.token_cache_max) * (TOKEN_BYTES + grants_bytes);
     let has_public_keys = !config.key_files.pem.is_empty() || config.key_files.jwks.is_some();
-    let known = if config.access.has(Mode::Members) { connections * count(limits.rooms_per_connection_max) } else { 0 };
+    let is_gated = config.access.has(Mode::Members) || config.access.has(Mode::Ask);
+    let known = if is_gated { connections * count(limits.rooms_per_connection_max) } else { 0 };
     let store = match config.store {
         Store::None => 0,
         Store::Memory | Store::File(_) => {
@@ -111,6 +114,10 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let tls = match config.tls {
         None => 0,
         Some(_) => connections * TLS_SESSION_BYTES + count(limits.tls_pool_bytes),
+    };
+    let permits = match config.access_point {
+        None => 0,
+        Some(_) => (count(limits.access_entries_max) + count(limits.access_questions_max)) * PERMIT_BYTES,
     };
     // While a message is inflated or compressed, its buffers are as large as it is.
     let codec = CODEC_BYTES + count(limits.message_bytes_max) + 2 * count(limits.body_bytes_max);
@@ -129,7 +136,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
             ("history pool", count(limits.history_pool_bytes)),
             ("store, its queue and caches", store),
             ("compression", if config.deflate { threads * codec } else { 0 }),
-            ("tables and mailboxes", tables.iter().sum()),
+            ("tables and mailboxes", tables.iter().sum::<u64>() + permits),
         ],
         kernel_bytes: connections * count(limits.socket_send_buffer_bytes) * SEND_BUFFER_FACTOR,
     }

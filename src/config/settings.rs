@@ -10,6 +10,7 @@ use crate::auth::Algorithm;
 use crate::log::Format;
 use crate::wire::timestamp::rfc3339_ms;
 
+use super::key_files::is_url;
 use super::limits::Limits;
 use super::{Store, TlsVersion};
 
@@ -107,10 +108,16 @@ settings! {
         "The claim that names the user.";
     CHAT_ROLE_CLAIM false, "chatRole", "1 to 128 bytes, none of userId, sub, exp, nbf, iat, iss, aud",
         "The claim that grants the rights of a service or moderator.";
-    CHAT_ROOM_ACCESS false, "open", "open, claims or members, or items pattern=mode such as project/*=members, separated by commas",
+    CHAT_ROOM_ACCESS false, "open", "open, claims, members or ask, or items pattern=mode such as project/*=members, separated by commas",
         "Who may enter which room: of the patterns that match a room the first counts, and no match closes it.";
     CHAT_ROOMS_CLAIM false, "rooms", "1 to 128 bytes, none of userId, sub, exp, nbf, iat, iss, aud",
         "The claim that lists the rooms of a token where the mode is claims.";
+    CHAT_ACCESS_URL false, "none", "an http or https URL without a name to log in with, or empty for none",
+        "Where the ERP is asked who may enter a room. Required where the mode is ask.";
+    CHAT_ACCESS_KEY true, "none", "1 to 4096 visible ASCII characters, or empty for none",
+        "What is sent along as a bearer token.";
+    CHAT_ACCESS_FALLBACK false, "deny", "deny or allow",
+        "What counts while the ERP gives no answer that can be used: deny answers unavailable, allow lets everybody in.";
     CHAT_LOG false, "info", "off, error, warn, info, debug or trace",
         "The least severe level that is logged.";
     CHAT_LOG_FORMAT false, "auto", "auto, text or json",
@@ -150,6 +157,8 @@ pub(crate) fn empty_means_none(key: &str) -> bool {
         CHAT_TLS_CERT,
         CHAT_TLS_KEY,
         CHAT_TLS_CLIENT_CA,
+        CHAT_ACCESS_URL,
+        CHAT_ACCESS_KEY,
     ];
     keys.iter().any(|setting| setting.key == key)
 }
@@ -158,6 +167,25 @@ pub(crate) fn on_or_off(text: &str) -> Option<bool> {
     match text {
         "on" => Some(true),
         "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// `None` is none.
+pub(crate) fn access_url(text: &str) -> Option<Option<String>> {
+    (text.is_empty() || is_url(text)).then(|| Some(text.to_owned()).filter(|url| !url.is_empty()))
+}
+
+/// What can stand in a header field. `None` is none.
+pub(crate) fn access_key(text: &str) -> Option<Option<String>> {
+    let is_visible = text.len() <= 4096 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_visible.then(|| Some(text.to_owned()).filter(|key| !key.is_empty()))
+}
+
+pub(crate) fn deny_or_allow(text: &str) -> Option<bool> {
+    match text {
+        "deny" => Some(false),
+        "allow" => Some(true),
         _ => None,
     }
 }
@@ -289,6 +317,15 @@ mod tests {
         for bad in ["", "userId", "sub", "exp"] {
             assert_eq!(claim_name(bad), None, "{bad}");
         }
+        assert_eq!((access_url(""), access_key("")), (Some(None), Some(None)));
+        assert_eq!(access_url("https://erp/may?x=1"), Some(Some("https://erp/may?x=1".into())));
+        for bad in ["erp/may", "ftp://erp/may", "http://", "http://me:it@erp/may", "http://erp/#may"] {
+            assert_eq!(access_url(bad), None, "{bad}");
+        }
+        for bad in ["a b", "ä", "a\r\nX: y"] {
+            assert_eq!(access_key(bad), None, "{bad}");
+        }
+        assert_eq!((deny_or_allow("deny"), deny_or_allow("on")), (Some(false), None));
         assert_eq!(on_or_off("true"), None);
         assert_eq!(log_level("INFO"), None);
         assert_eq!(log_format("JSON"), None);

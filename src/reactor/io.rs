@@ -139,8 +139,9 @@ pub trait Io {
     /// Ends this side of the stream; the other may go on.
     fn shut(&mut self, slot: u32);
 
-    /// Closes the socket of a slot.
-    fn close(&mut self, slot: u32);
+    /// Closes the socket of a slot. What was written and not yet read is still delivered, unless the socket is blocked: a
+    /// peer that reads nothing would keep it in memory for minutes, and has already missed what was refused.
+    fn close(&mut self, slot: u32, is_blocked: bool);
 
     /// Takes the next thing out of the mailbox. After it has said `None`, a post made later wakes the poll.
     fn receive(&mut self) -> Option<Post>;

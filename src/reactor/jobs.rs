@@ -7,7 +7,7 @@
 use crossbeam_channel::Sender;
 
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::job::{Job, Verify};
+use crate::chat::job::{Job, Question, Verify};
 use crate::chat::store;
 
 /// Hands the jobs of one shard over.
@@ -17,6 +17,7 @@ pub struct Jobs {
     store: Option<StoreJobs>,
     checks: Option<Sender<Box<Verify>>>,
     searches: Option<Sender<(ShardId, ConnId)>>,
+    questions: Option<Sender<Box<Question>>>,
 }
 
 /// The way to the store. The two channels may be the same.
@@ -31,7 +32,7 @@ pub struct StoreJobs {
 impl Jobs {
     /// Jobs of `shard`, which nobody takes yet.
     pub fn new(shard: ShardId) -> Self {
-        Self { shard, store: None, checks: None, searches: None }
+        Self { shard, store: None, checks: None, searches: None, questions: None }
     }
 
     /// Adds the way to the store, if there is one.
@@ -52,6 +53,12 @@ impl Jobs {
         self
     }
 
+    /// Adds the way to those who ask the ERP, if there is somebody.
+    pub fn with_questions(mut self, questions: Option<Sender<Box<Question>>>) -> Self {
+        self.questions = questions;
+        self
+    }
+
     /// Hands a job over, without waiting.
     ///
     /// # Errors
@@ -66,6 +73,10 @@ impl Jobs {
             Job::SeekKey(conn) => match &self.searches {
                 Some(searches) => searches.send((self.shard, conn)).map_err(|_| Job::SeekKey(conn)),
                 None => Err(Job::SeekKey(conn)),
+            },
+            Job::Permit(question) => match &self.questions {
+                Some(questions) => questions.send(question).map_err(|error| Job::Permit(error.0)),
+                None => Err(Job::Permit(question)),
             },
         }
     }

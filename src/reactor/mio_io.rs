@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 use mio::event::Event as MioEvent;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::io::{Event, Io, Post, Received, Written};
 use super::jobs::Jobs;
@@ -187,10 +187,14 @@ impl Io for MioIo {
         let _ = socket.shutdown(Shutdown::Write);
     }
 
-    fn close(&mut self, slot: u32) {
+    fn close(&mut self, slot: u32, is_blocked: bool) {
         if let (Some(tls), Ok(socket)) = (&mut self.tls, socket(&mut self.sockets, slot)) {
             tls.take_leave(slot, socket);
             tls.remove(slot);
+        }
+        if is_blocked && let Ok(socket) = socket(&mut self.sockets, slot) {
+            // A reset; if it cannot be had, the kernel gives up by itself in the end.
+            let _ = SockRef::from(&*socket).set_linger(Some(Duration::ZERO));
         }
         // Closing the descriptor takes it out of the poll.
         if let Some(socket) = self.sockets.get_mut(slot as usize) {

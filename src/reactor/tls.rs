@@ -118,7 +118,7 @@ impl Tls {
         session.is_none_or(|session| session.stage == Stage::Opening)
     }
 
-    /// Reads from the socket once and opens what it had into `buffer`, which is to take [`READ_BYTES`].
+    /// Reads from the socket once and opens what it had into `buffer`, which is to take 64 KiB.
     ///
     /// # Errors
     /// Those of the socket; and when the connection cannot be served any longer.

@@ -497,7 +497,7 @@ impl<I: Io> Reactor<I> {
 
     fn free(&mut self) {
         while let Some(slot) = self.shard.poll_dead() {
-            self.io.close(slot);
+            self.io.close(slot, self.shard.is_blocked(slot));
             self.latches[slot as usize] &= QUEUED;
             self.shard.free(slot);
         }

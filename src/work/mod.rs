@@ -4,6 +4,7 @@
 //! Owns everything that may block. The store takes what [`chat::store`](crate::chat::store) asks and answers in the same words;
 //! it knows no connection, no member and no burst, and nothing in `chat`, `wire` or `reactor` may use it.
 
+pub mod authorizer;
 pub mod backup;
 mod batch;
 pub mod certificates;

@@ -133,7 +133,7 @@ fn nothing_that_a_peer_chose_can_forge_a_line() {
         });
         let shows = |c: char| c == '\n' || c.is_ascii_graphic() || c == ' ';
         assert!(log.chars().all(shows), "{log}");
-        assert_eq!(log.lines().count(), 6, "one for the start and one for each denial: {log}");
+        assert_eq!(log.lines().count(), 7, "two for the start and one for each denial: {log}");
         for line in log.lines() {
             assert_eq!(line.starts_with('{'), format == "json", "{line}");
             if format == "json" {

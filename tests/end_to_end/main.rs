@@ -15,6 +15,7 @@ mod store_folder;
 mod stream;
 
 mod access;
+mod access_asked;
 mod address_limits;
 mod behind_proxy;
 mod churn;

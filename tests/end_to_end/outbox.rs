@@ -1,12 +1,14 @@
 //! Slow readers: shed first, closed at the limit, and nobody else waits for them.
 
 use std::net::TcpStream;
+use std::thread;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, End, RawClient, masked_frame, types, user_token};
-use crate::server::{Server, bare, prepare, run, with_defaults};
+use crate::server::{DEADLINE, POLL_INTERVAL, Server, bare, prepare, run, with_defaults};
 
 /// A socket whose kernel buffer takes next to nothing.
 pub fn narrow_socket(server: &Server) -> TcpStream {
@@ -65,6 +67,47 @@ fn a_reader_that_stops_is_closed_at_its_limit_and_others_go_on() {
     };
     assert_eq!(code, 4008);
     assert!(received < count as u64, "{received}");
+}
+
+#[test]
+fn of_a_reader_that_stopped_nothing_stays_in_the_kernel() {
+    let server = Server::start_with(&[
+        ("CHAT_OUTBOX_SOFT_BYTES", "65536"),
+        ("CHAT_OUTBOX_HARD_BYTES", "262144"),
+        ("CHAT_SOCKET_SEND_BUFFER_BYTES", "4096"),
+        ("CHAT_CLOSE_MS", "500"),
+    ]);
+    let mut fast = Client::in_room(&server, "fast", "r");
+    let socket = narrow_socket(&server);
+    let peer = socket.local_addr().expect("a connected socket");
+    let mut slow = Client::over(socket, &user_token("slow"));
+    slow.join("r");
+    fast.expect("user_joined");
+    let mut http = server.http();
+    let mut has_left = false;
+    for number in 0..60 {
+        http.post("r", &json!({"content": "x".repeat(16_000)}));
+        let (before, _) = fast.until(|message| message["type"] == "new_message");
+        has_left |= types(&before).contains(&"user_left");
+        // Below its limit, and more than its window takes.
+        assert!(number != 10 || server.has_unsent_to(peer));
+    }
+    if !has_left {
+        fast.expect("user_left");
+    }
+    // Its peer still reads nothing: an orderly end of the connection would take minutes.
+    let end = Instant::now() + DEADLINE;
+    while server.has_unsent_to(peer) {
+        assert!(Instant::now() < end, "the kernel keeps what nobody reads");
+        thread::sleep(POLL_INTERVAL);
+    }
+    loop {
+        match slow.read() {
+            Ok(message) => assert_ne!(message["type"], "error", "{message}"),
+            Err(End::Broken(_)) => break,
+            Err(end) => panic!("{end}"),
+        }
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 pub const BINARY: &str = env!("CARGO_BIN_EXE_sizland-chat");
 
 /// How often a condition that has no event of its own (a process that ends, a port that opens) is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A running server, killed and reaped when dropped.
 pub struct Server {
@@ -140,10 +140,22 @@ impl Server {
 
     /// How many connections to the server are established, as the kernel sees it.
     pub fn established(&self) -> usize {
+        self.sockets(|_, state, _| state == "01")
+    }
+
+    /// Whether the server's socket to a peer, also if it has closed it, holds what the peer has not taken.
+    pub fn has_unsent_to(&self, peer: SocketAddr) -> bool {
+        let remote = format!(":{:04X}", peer.port());
+        self.sockets(|at, _, queues| at.ends_with(&remote) && !queues.starts_with("00000000:")) > 0
+    }
+
+    /// Counts sockets of the server by the remote address, the state and the lengths of the queues.
+    fn sockets(&self, is_counted: impl Fn(&str, &str, &str) -> bool) -> usize {
         let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells its connections");
         let local = format!(":{:04X}", self.port);
         let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        columns.filter(|columns| columns.get(1).is_some_and(|at| at.ends_with(&local)) && columns[3] == "01").count()
+        let own = columns.filter(|columns| columns.get(1).is_some_and(|at| at.ends_with(&local)));
+        own.filter(|columns| is_counted(columns[2], columns[3], columns[4])).count()
     }
 
     pub fn address(&self) -> SocketAddr {

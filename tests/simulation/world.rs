@@ -433,7 +433,7 @@ impl Io for SimIo {
         }
     }
 
-    fn close(&mut self, slot: u32) {
+    fn close(&mut self, slot: u32, _is_blocked: bool) {
         self.world.borrow_mut().close(self.shard, slot);
     }
 

@@ -143,7 +143,8 @@ pub struct Args {
     /// Extra connections for --churn, checked for order and doubles but not for gaps
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub churners: usize,
-    /// Of the members, the last N stop reading once joined; not checked, their closes are counted apart
+    /// Of the members, the last N stop reading once all have joined; what they get is not checked, and neither a close for
+    /// that (4008) nor the end of their connection is an error: both are counted apart, as is the kernel's memory for TCP
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub stall: usize,
 

@@ -578,9 +578,7 @@ impl Client {
         }
         self.census.leave(state);
         if kind == Kind::Stalled && state == State::Joined {
-            self.census.stalled_closed += 1;
-            self.ledger.error(format!("stalled_{why}"));
-            return;
+            return self.ledger.close_stalled(why);
         }
         if let Kind::Http(number) = kind {
             let publisher = &self.publishers[number];

@@ -17,6 +17,8 @@ const UNSEEN: u32 = u32::MAX;
 const HOLES_MAX: usize = 1 << 20;
 /// Types of messages counted each on its own.
 const TYPES_MAX: usize = 100;
+/// How a member is closed that does not read.
+const SLOW_CONSUMER: &str = "close_4008";
 const LATENCY_US_MAX: u64 = 600_000_000;
 
 /// What a message tells about its publisher.
@@ -53,6 +55,8 @@ pub struct Ledger {
     pub closed: u64,
     /// What went wrong, by code: `error` messages, HTTP statuses, reasons of closes, breaches of the protocol.
     pub errors: BTreeMap<String, u64>,
+    /// Stalled members whose connection ended, by how it did.
+    pub stalled: BTreeMap<String, u64>,
     /// Breaches that fail the run whatever else was delivered.
     pub failures: u64,
     /// Messages of other types, by type.
@@ -86,6 +90,7 @@ impl Ledger {
             reordered: 0,
             closed: 0,
             errors: BTreeMap::new(),
+            stalled: BTreeMap::new(),
             failures: 0,
             others: BTreeMap::new(),
             latency_us: histogram(),
@@ -196,6 +201,15 @@ impl Ledger {
     pub fn breach(&mut self, code: impl Into<String>) {
         self.failures += 1;
         self.error(code);
+    }
+
+    /// The connection of a stalled member ended. A server may close it for being slow, or, since such a member does not read
+    /// that either, just end it; any other reason fails the run.
+    pub fn close_stalled(&mut self, why: &str) {
+        *self.stalled.entry(why.to_owned()).or_default() += 1;
+        if why.starts_with("close_") && why != SLOW_CONSUMER {
+            self.breach(format!("stalled_{why}"));
+        }
     }
 
     /// Counts a message that is no delivery, and the code of an error.
@@ -368,6 +382,16 @@ mod tests {
         deliver(&mut ledger, 0, &[10]);
         assert_eq!(ledger.errors["never_sent"], 1);
         assert_eq!(ledger.failures, 1);
+    }
+
+    #[test]
+    fn who_stalls_is_closed_for_that_alone() {
+        let mut ledger = world();
+        ["close_4008", "eof", "read_ConnectionReset", "close_4008"].iter().for_each(|why| ledger.close_stalled(why));
+        assert_eq!((ledger.stalled["close_4008"], ledger.stalled["eof"], ledger.failures), (2, 1, 0));
+        assert!(ledger.errors.is_empty());
+        ledger.close_stalled("close_1011");
+        assert_eq!((ledger.failures, ledger.errors["stalled_close_1011"]), (1, 1));
     }
 
     #[test]

@@ -30,12 +30,23 @@ pub struct ServerCost {
     pub rss_bytes_after_return: Option<u64>,
     /// When all that was published had arrived.
     pub rss_bytes_published: Option<u64>,
+    /// The most there ever was, until the end.
+    pub rss_bytes_max: Option<u64>,
     /// When nothing had been published for as long as was asked for.
     pub rss_bytes_idle: Option<u64>,
     /// Messages that the members were sent because they came back.
     pub recovered: u64,
     /// Pings that came while nothing was published.
     pub idle_pings: Option<u64>,
+}
+
+/// What the kernel holds for all TCP sockets of the machine, as far as it was read: where members stall.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpMemory {
+    /// Before the first connection.
+    pub bytes_before: Option<u64>,
+    /// The most that was seen while members stalled.
+    pub bytes_max: Option<u64>,
 }
 
 /// What the members were sent while they joined.
@@ -69,6 +80,8 @@ pub struct Report<'a> {
     pub corrected_us: Histogram<u64>,
     /// The server's cost.
     pub server: ServerCost,
+    /// The kernel's memory.
+    pub tcp: TcpMemory,
     /// What the members were sent while they joined.
     pub traffic: Traffic,
     /// Messages received in all, measured or not.
@@ -96,6 +109,11 @@ impl Report<'_> {
     /// Deliveries per second.
     pub fn rate(&self) -> f64 {
         if self.seconds > 0.0 { self.deliveries as f64 / self.seconds } else { 0.0 }
+    }
+
+    /// Stalled members whose connection ended.
+    fn stalled_closed(&self) -> u64 {
+        self.ledger.stalled.values().sum()
     }
 
     /// The report as one JSON object.
@@ -132,7 +150,13 @@ impl Report<'_> {
                 "errors": self.ledger.errors,
                 "closed": self.ledger.closed,
             },
-            "stall": { "members": self.args.stall, "closed": self.census.stalled_closed },
+            "stall": {
+                "members": self.args.stall,
+                "closed": self.stalled_closed(),
+                "closes": self.ledger.stalled,
+                "tcp_bytes_before": self.tcp.bytes_before,
+                "tcp_bytes_max": self.tcp.bytes_max,
+            },
             "churn": { "connections": self.args.churners, "cycles": self.census.churned },
             "other_messages": self.ledger.others,
             "stopped": self.stopped,
@@ -155,6 +179,7 @@ impl Report<'_> {
             "rss_bytes_per_connection_after_return": self.rss_per_connection(s.rss_bytes_after_return).map(rounded),
             "rss_bytes_published": s.rss_bytes_published,
             "rss_bytes_idle": s.rss_bytes_idle,
+            "rss_bytes_max": s.rss_bytes_max,
             "idle_pings": s.idle_pings,
         })
     }
@@ -213,8 +238,11 @@ impl Report<'_> {
             writeln!(f, "             {code}: {count}")?;
         }
         if self.args.stall > 0 {
-            let (closed, members) = (self.census.stalled_closed, self.args.stall);
-            writeln!(f, "stalled      {closed} of {members} closed by the server")?;
+            let (closed, members) = (self.stalled_closed(), self.args.stall);
+            writeln!(f, "stalled      {closed} of {members} closed by the server {:?}", self.ledger.stalled)?;
+            if let (Some(before), Some(max)) = (self.tcp.bytes_before, self.tcp.bytes_max) {
+                writeln!(f, "             {before} bytes of TCP in the kernel before, {max} at most")?;
+            }
         }
         if self.args.churners > 0 {
             writeln!(f, "churn        {} reopened", self.census.churned)?;

@@ -17,7 +17,7 @@ use crate::dial::Dialer;
 use crate::gate::Gate;
 use crate::probe;
 use crate::publisher::Schedule;
-use crate::report::{Report, ServerCost, Traffic};
+use crate::report::{Report, ServerCost, TcpMemory, Traffic};
 
 const PATIENCE_US: u64 = 10_000_000;
 const TURN: Duration = Duration::from_millis(100);
@@ -58,6 +58,7 @@ pub struct Run<'a> {
     bar: ProgressBar,
     bar_us: u64,
     server: ServerCost,
+    tcp: TcpMemory,
     traffic: Traffic,
     gate: Option<Gate>,
     /// Begin and end of what is measured.
@@ -81,6 +82,7 @@ impl<'a> Run<'a> {
             bar,
             bar_us: 0,
             server: ServerCost::default(),
+            tcp: TcpMemory::default(),
             traffic: Traffic::default(),
             gate: if args.gate { Some(Gate::new()?) } else { None },
             measured: None,
@@ -112,6 +114,7 @@ impl<'a> Run<'a> {
             self.idle(held)?;
             self.linger()?;
         }
+        self.server.rss_bytes_max = self.args.pid.and_then(probe::rss_bytes_max);
         self.client.end();
         self.bar.finish_and_clear();
         Ok(any)
@@ -138,6 +141,7 @@ impl<'a> Run<'a> {
             seconds,
             corrected_us: self.corrected(published, seconds),
             server: self.server,
+            tcp: self.tcp,
             traffic: self.traffic,
             all_deliveries: ledger.deliveries,
             client_cpu_us_per_delivery: (deliveries > 0).then(|| client_us / deliveries as f64),
@@ -162,6 +166,7 @@ impl<'a> Run<'a> {
 
     fn connect(&mut self) -> io::Result<bool> {
         self.server.rss_bytes_before = self.args.pid.and_then(probe::rss_bytes);
+        self.tcp.bytes_before = probe::tcp_bytes().filter(|_| self.args.stall > 0);
         let begin = self.mark();
         let sockets = self.args.sockets();
         let end = self.open(0, sockets)?;
@@ -530,6 +535,9 @@ impl<'a> Run<'a> {
         if now_us >= self.bar_us {
             self.bar_us = now_us + BAR_INTERVAL_US;
             self.bar.set_position(count);
+            if self.args.stall > 0 {
+                self.tcp.bytes_max = self.tcp.bytes_max.max(probe::tcp_bytes());
+            }
         }
     }
 }

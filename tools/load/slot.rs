@@ -162,8 +162,6 @@ pub struct Census {
     pub joined: usize,
     /// Failed before they had joined.
     pub failed: usize,
-    /// Stalled members that the server closed.
-    pub stalled_closed: u64,
     /// Times that a churner was closed and opened again.
     pub churned: u64,
 }

@@ -244,7 +244,7 @@ impl Io for SimIo {
 
     fn shut(&mut self, _: u32) {}
 
-    fn close(&mut self, slot: u32) {
+    fn close(&mut self, slot: u32, _is_blocked: bool) {
         let port = &mut self.world.borrow_mut().ports[self.shard];
         port.clients[slot as usize].state = State::Absent;
         port.input.remove(&slot);

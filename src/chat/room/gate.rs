@@ -2,7 +2,8 @@
 //! access ends.
 //!
 //! The home is the one owner of this. It asks the store about a user when the user first asks for something, and knows it
-//! for as long as the user is in the room. **Each change of a membership passes here as well**, in the order of the store:
+//! for as long as the user is in the room; or it asks the ERP, whose answer counts for the time that it names, and again
+//! about those who are still in the room then. One question about a user is under way at a time. **Each change of a membership passes here as well**, in the order of the store:
 //! while one is under way everything that the user asks waits for its verdict, so that what the store has taken is either
 //! before the change or was judged by it. Who loses access is removed from the shards behind the answers of the turn, and
 //! so also when the join was answered in that very turn; the change itself is answered when that has taken effect.
@@ -16,18 +17,21 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::{Asked, Due, Room, RoomContext};
-use crate::access::{Level, Mode, Right, decide};
+use crate::access::{Level, Mode, Permit, Right, decide};
 use crate::auth::Role;
 use crate::chat::desk::Entrusted;
 use crate::chat::envelope::{Answer, Origin, RoomAsk};
 use crate::chat::ids::{ShardId, UserId};
+use crate::chat::job::Question;
 use crate::chat::store::{Action, Asker, Found, Lookup, Verdict};
 use crate::planted::{self, Bug};
 use crate::wire::client::ErrorCode;
 use crate::wire::value::Id;
 
-/// How soon it is asked again what could not be answered about somebody who is in the room.
+/// How soon it is asked again what could not be answered about somebody who is in the room, and how soon at the earliest
+/// what was.
 const RETRY_MS: u64 = 1_000;
+const NEVER: u64 = u64::MAX;
 
 /// What a room knows of those who may enter it.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ pub(super) struct Gate {
     removals: Slab<Removal>,
     /// To be told at the end of the turn.
     untold: Vec<(ShardId, UserId, u32)>,
-    /// When it is asked again about those who are in the room and of whom nothing is known, on the tick clock.
+    /// When it is asked again about some of those who are in the room, on the tick clock.
     retry_ms: Option<u64>,
 }
 
@@ -52,6 +56,8 @@ struct Entry {
     level: Option<Level>,
     /// Of the membership.
     version: u64,
+    /// When it is asked again, if the user is still in the room then; `NEVER` while that is not needed.
+    due_ms: u64,
     busy: Option<Box<Busy>>,
 }
 
@@ -110,7 +116,7 @@ impl Gate {
     fn entry(&mut self, user: &UserId) -> &mut Entry {
         let hash = user.hash_code();
         let entry = self.entries.entry(hash, |entry| entry.user == *user, |entry| entry.user.hash_code());
-        let fresh = || Entry { user: user.clone(), level: None, version: 0, busy: None };
+        let fresh = || Entry { user: user.clone(), level: None, version: 0, due_ms: NEVER, busy: None };
         entry.or_insert_with(fresh).into_mut()
     }
 
@@ -126,6 +132,12 @@ impl Gate {
         let changes = self.find(user).and_then(|entry| entry.busy.as_ref()).map_or(0, |busy| busy.changes);
         let overtakes = planted::is(Bug::WriteOvertakesRevoke);
         (self.replacing > 0 || changes > 0) && !overtakes
+    }
+
+    /// It is asked again about a user who is in the room.
+    fn look_at(&mut self, user: &UserId, due_ms: u64) {
+        self.entry(user).due_ms = due_ms;
+        self.retry_ms = Some(self.retry_ms.map_or(due_ms, |other| other.min(due_ms)));
     }
 
     fn users(&self) -> Vec<UserId> {
@@ -168,16 +180,65 @@ impl Room {
             gate.busy(&user).parked.push(asked);
             return None;
         }
-        let Some(right) = right_of(&asked.ask) else { return Some(asked) };
+        if right_of(&asked.ask).is_none() {
+            return Some(asked);
+        }
+        let known = match gate.mode {
+            Mode::Ask => cx.permits.find(&self.name, &user, cx.now.tick_ms).map(|(level, _)| level),
+            _ => known,
+        };
         match decide(Some(gate.mode), Role::User, None, self.name.text(), known) {
-            Some(level) if level.allows(right) => return Some(asked),
-            Some(level) => self.replies.push((asked.source, asked.origin, Due::Answer(Answer::Denied(level)))),
+            Some(level) => self.judge(asked, level),
             None => {
                 gate.busy(&user).parked.push(asked);
                 self.ask_about(cx, &user);
+                None
             }
         }
+    }
+
+    /// Lets something through that the level is enough for, and denies it otherwise.
+    fn judge(&mut self, asked: Asked, level: Level) -> Option<Asked> {
+        if right_of(&asked.ask).is_none_or(|right| level.allows(right)) {
+            return Some(asked);
+        }
+        self.replies.push((asked.source, asked.origin, Due::Answer(Answer::Denied(level))));
         None
+    }
+
+    /// Takes what the ERP says about a user, if it could be asked. What has waited for it is judged by it, however short it
+    /// counts.
+    pub fn handle_permit(&mut self, cx: &mut RoomContext<'_>, user: &UserId, permit: Option<Permit>) {
+        let Some(gate) = &mut self.gate else { return };
+        gate.busy(user).is_asked = false;
+        let Some(Permit { level, ttl_ms }) = permit else {
+            return self.refuse_visitor(cx, user, ErrorCode::Unavailable);
+        };
+        let now_ms = cx.now.tick_ms;
+        cx.permits.keep(&self.name, user, level, now_ms.saturating_add(ttl_ms), now_ms);
+        let parked = gate.take_parked(user);
+        if self.presence.shown(user).is_some() {
+            if level == Level::Nothing {
+                self.remove(std::slice::from_ref(user), None);
+            }
+            self.look_again_at(cx, user);
+        }
+        for asked in parked {
+            if let Some(asked) = self.judge(asked, level) {
+                self.handle_passed(cx, asked);
+            }
+        }
+        if self.presence.shown(user).is_none() {
+            self.forget_visitor(user);
+        }
+    }
+
+    /// Who has entered by the word of the ERP is looked at again when that counts no more.
+    pub(super) fn look_again_at(&mut self, cx: &RoomContext<'_>, user: &UserId) {
+        let Some(gate) = self.gate.as_mut().filter(|gate| gate.mode == Mode::Ask) else { return };
+        let known = cx.permits.find(&self.name, user, cx.now.tick_ms);
+        let until_ms = known.map_or(0, |(_, until_ms)| until_ms);
+        gate.look_at(user, until_ms.max(cx.now.tick_ms + RETRY_MS));
     }
 
     /// Takes what the store says about a user.
@@ -296,11 +357,17 @@ impl Room {
         }
     }
 
-    /// Asks the store about a user; who waits for the answer is refused if it takes no more questions.
+    /// Asks the store or the ERP about a user; who waits for the answer is refused if no more questions are taken.
     fn ask_about(&mut self, cx: &mut RoomContext<'_>, user: &UserId) {
-        let lookup = Lookup::Member { room: self.name.clone(), user: user.as_ref().to_id() };
-        let is_asked = cx.desk.read(Asker::Member(cx.number, user.clone()), lookup).is_ok();
+        let inside = self.presence.shown(user).is_some();
         let Some(gate) = &mut self.gate else { return };
+        let (number, room) = (cx.number, self.name.clone());
+        let is_asked = if gate.mode == Mode::Ask {
+            cx.errands.ask(Question { number, room, user: user.clone() }, inside).is_ok()
+        } else {
+            let lookup = Lookup::Member { room, user: user.as_ref().to_id() };
+            cx.desk.read(Asker::Member(number, user.clone()), lookup).is_ok()
+        };
         gate.busy(user).is_asked = is_asked;
         if !is_asked {
             self.refuse_visitor(cx, user, ErrorCode::Overloaded);
@@ -339,7 +406,7 @@ impl Room {
         let is_here = self.presence.shown(user).is_some();
         let Some(gate) = &mut self.gate else { return };
         if is_here {
-            gate.retry_ms.get_or_insert(cx.now.tick_ms + RETRY_MS);
+            gate.look_at(user, cx.now.tick_ms + RETRY_MS);
         }
         for asked in gate.take_parked(user) {
             match right_of(&asked.ask) {
@@ -352,14 +419,25 @@ impl Room {
         }
     }
 
-    /// Asks again about those who are in the room and of whom nothing is known, if it is time.
+    /// Asks again about those who are in the room and whose time has come.
     pub(super) fn ask_again(&mut self, cx: &mut RoomContext<'_>) {
         let Some(gate) = &mut self.gate else { return };
         if gate.retry_ms.take_if(|due_ms| *due_ms <= cx.now.tick_ms).is_none() {
             return;
         }
-        let is_open = |entry: &&Entry| entry.level.is_none() && entry.busy.is_none();
-        let users: Vec<UserId> = gate.entries.iter().filter(is_open).map(|entry| entry.user.clone()).collect();
+        let now_ms = cx.now.tick_ms;
+        let mut users = Vec::new();
+        for entry in &mut gate.entries {
+            if entry.due_ms > now_ms {
+                continue;
+            }
+            // What is under way may say it, or fail to.
+            entry.due_ms = if entry.busy.is_some() { now_ms + RETRY_MS } else { NEVER };
+            if entry.level.is_none() && entry.busy.is_none() {
+                users.push(entry.user.clone());
+            }
+        }
+        gate.retry_ms = gate.entries.iter().map(|entry| entry.due_ms).min().filter(|due_ms| *due_ms < NEVER);
         users.iter().for_each(|user| self.ask_about(cx, user));
     }
 

@@ -55,6 +55,8 @@ struct World {
     room: Room,
     orderer: Orderer,
     desk: Desk,
+    errands: Errands,
+    permits: Permits,
     deflater: Deflater,
     limits: Limits,
     quiet: bool,
@@ -115,15 +117,17 @@ impl World {
         let name = RoomName::new("r", key().hash("r"));
         let room = Room::new(name, "e1".into(), None, SHARDS, Now { tick_ms: 0, wall_ms: WALL_MS }, false);
         let deflater = Deflater::new(limits.deflate_threshold_bytes);
-        let desk = Desk::new(None, &limits, 1);
-        Self { room, orderer: Orderer::new(key()), desk, deflater, limits, quiet: false, tick_ms: 0 }
+        let (desk, errands) = (Desk::new(None, &limits, 1), Errands::new(&limits, 1));
+        let permits = Permits::new(limits.access_entries_max);
+        Self { room, orderer: Orderer::new(key()), desk, errands, permits, deflater, limits, quiet: false, tick_ms: 0 }
     }
 
     fn run<T>(&mut self, run: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
         let now = Now { tick_ms: self.tick_ms, wall_ms: WALL_MS + self.tick_ms };
         let (limits, orderer, quiet) = (&self.limits, &mut self.orderer, self.quiet);
         let (deflater, desk) = (&mut self.deflater, &mut self.desk);
-        let mut cx = RoomContext { now, limits, number: 0, key: key(), orderer, desk, deflater, quiet };
+        let (errands, permits, key) = (&mut self.errands, &mut self.permits, key());
+        let mut cx = RoomContext { now, limits, number: 0, key, orderer, desk, errands, permits, deflater, quiet };
         run(&mut self.room, &mut cx)
     }
 
