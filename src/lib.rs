@@ -108,7 +108,7 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`config`], [`error`], [`auth`], [`log`], [`dev`] | one configuration, valid by construction, from flag, environment, `.env`, TOML and defaults, with every limit; what stops a start; tokens and the API key; the log's queue; what `--dev` prints |
+//! | [`config`], [`error`], [`auth`], [`log`], [`dev`] | one configuration, valid by construction, from flag, environment, `.env`, TOML and defaults, with every limit; what stops a start; tokens, keys and API keys; the log's queue; what `--dev` prints |
 //! | [`access`] | who may enter which room: rules by pattern, what a token grants, and the one decision |
 //! | [`server`] | threads, mailboxes, signals, the phases of stopping |
 //! | [`reactor::turn`] | the turn, its budgets and latches |
@@ -139,7 +139,7 @@
 //! | [`wire::proxy`] | the PROXY header and `X-Forwarded-For` |
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
-//! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp` | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
+//! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp`, [`wire::stored`] | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
 //! | [`work::database`], [`work::schema`], [`work::ledger`], `work::members`, [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; memberships; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
@@ -331,6 +331,8 @@
 //! Not built, but nothing should make them hard:
 //!
 //! - **Other stores**: a shard knows jobs and answers, not who works on them.
+//! - **Other ways to find out who may enter a room**: a [`Mode`](access::Mode) more, whose answer comes to the gate as the
+//!   store's does.
 //! - **Several nodes**: presence is per source and [`Room::source_ended`](chat::room::Room::source_ended) removes one
 //!   in a step; a node would be a source with a lease.
 //! - **Hand-over to a new process**: *Settle* leaves a state with nothing in flight; without *Close* before it, it

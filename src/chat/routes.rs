@@ -372,7 +372,8 @@ impl Shard {
             Handled::Now(rest)
         };
         if let Some(given) = head.header("x-api-key") {
-            if self.credentials.api_keys.find(given).is_some() {
+            if let Some(key) = self.credentials.api_keys.find(given) {
+                tracing::debug!(key, method = head.method, call = ?route, address = %self.addresses.of(slot), "a service calls");
                 return Ok((Caller::Service, None));
             }
             self.deny(slot, DenialReason::ApiKey, None, "");

@@ -109,11 +109,11 @@ limits! {
     body_bytes_max: usize, "bytes", 262_144, 1_024..=16_777_216;
     /// Pipelined HTTP requests under way on one connection; further ones stay unread.
     requests_under_way_max: usize, "requests", 32, 1..=1_024;
-    /// Time for a request's head, and for its body to make progress.
+    /// Time for a request's head, from the connection's start or the head's first byte on; with TLS the handshake included.
     handshake_ms: u64, "ms", 5_000, 100..=600_000;
     /// Time for the first message `auth` when no token came with the upgrade.
     auth_ms: u64, "ms", 5_000, 100..=600_000;
-    /// Time that a REST connection may stay open without a request.
+    /// Time for a request with a body to arrive whole, and that a REST connection may stay open without a request.
     rest_idle_ms: u64, "ms", 60_000, 100..=3_600_000;
     /// Time that a closing connection has for the peer's part of the close.
     close_ms: u64, "ms", 5_000, 100..=600_000;

@@ -5,6 +5,8 @@
 use std::fmt;
 
 use super::{Config, Store};
+use crate::access::Mode;
+use crate::auth::TOKEN_BYTES_MAX;
 
 /// The program, its log queue and the allocator's slack.
 pub const BASE_BYTES: u64 = 32 << 20;
@@ -28,6 +30,13 @@ pub const PENDING_JOIN_BYTES: u64 = 128;
 pub const ENTRY_BYTES: u64 = 512;
 /// A user who owes something, in one of the two tables of a thread.
 pub const DEBTOR_BYTES: u64 = 96;
+/// A verified token that is remembered, without the rooms that it grants.
+pub const TOKEN_BYTES: u64 = 512;
+/// What the rooms that a token grants take at most, by the bytes of the token: four for a room of one letter become a
+/// place in a list and a block of the allocator.
+pub const GRANTS_FACTOR: u64 = 14;
+/// What a room's home knows of a user, where it has to know who may enter.
+pub const GATE_ENTRY_BYTES: u64 = 96;
 /// An address whose connections are counted.
 pub const ADDRESS_BYTES: u64 = 48;
 /// An answer of the ERP that is remembered, with its names of usual length.
@@ -88,6 +97,14 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         threads * count(limits.rate_users_max) * 2 * DEBTOR_BYTES,
         addresses * ADDRESS_BYTES,
     ];
+    // A token that is being checked is there as it came and, for the thread that looks at it, taken apart.
+    let token_bytes = count(TOKEN_BYTES_MAX);
+    let grants_bytes = if config.access.has(Mode::Claims) { GRANTS_FACTOR * token_bytes } else { 0 };
+    let checks = count(limits.token_checks_max) * (2 * token_bytes + TOKEN_BYTES + grants_bytes);
+    let remembered = count(limits.token_cache_max) * (TOKEN_BYTES + grants_bytes);
+    let has_public_keys = !config.key_files.pem.is_empty() || config.key_files.jwks.is_some();
+    let is_gated = config.access.has(Mode::Members) || config.access.has(Mode::Ask);
+    let known = if is_gated { connections * count(limits.rooms_per_connection_max) } else { 0 };
     let store = match config.store {
         Store::None => 0,
         Store::Memory | Store::File(_) => {
@@ -111,6 +128,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
             ("TLS, its sessions and pool", tls),
             ("rooms beyond two per connection", connections * rooms_beyond * MEMBERSHIP_BYTES),
             ("rooms", count(limits.rooms_max) * ROOM_BYTES),
+            ("tokens, checked and remembered", if has_public_keys { checks + remembered } else { 0 }),
+            ("access to rooms", connections * grants_bytes + known * GATE_ENTRY_BYTES),
             ("segment pool", count(limits.segment_pool_bytes)),
             ("direct pool", count(limits.direct_pool_bytes)),
             ("input pool", count(limits.input_pool_bytes)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::auth::Role;
+use crate::auth::{Role, TOKEN_BYTES_MAX};
 use crate::log::Format;
 
 use super::*;
@@ -430,4 +430,19 @@ fn the_bound_counts_a_store_only_if_there_is_one() {
     let (none, memory, file) = (bound("none"), bound("memory"), bound("data/chat.db"));
     assert_eq!(memory, file);
     assert_eq!(file.process_bytes() - none.process_bytes(), STORE_BASE_BYTES + (1 << 30) + 4_096 * READ_BYTES);
+}
+
+#[test]
+fn the_bound_counts_tokens_only_where_they_are_checked_by_others_and_access_only_where_it_is_limited() {
+    let bound = |environment: &[(&str, &str)]| {
+        let few = [("CHAT_CONNECTIONS_MAX", "1000"), ("CHAT_THREADS", "2")];
+        memory_bound(&load(&[&few, environment].concat())).process_bytes()
+    };
+    let (open, token) = (bound(&[]), u64::try_from(TOKEN_BYTES_MAX).unwrap());
+    let keys = ("CHAT_JWKS", "http://erp.example.com/jwks");
+    let checked = bound(&[keys]);
+    assert_eq!(checked - open, 1_024 * (2 * token + TOKEN_BYTES) + 10_000 * TOKEN_BYTES);
+    assert_eq!(bound(&[keys, ("CHAT_TOKEN_CACHE_MAX", "0")]), checked - 10_000 * TOKEN_BYTES);
+    assert_eq!(bound(&[("CHAT_ROOM_ACCESS", "claims")]) - open, 1000 * GRANTS_FACTOR * token);
+    assert_eq!(bound(&[("CHAT_ROOM_ACCESS", "a=members,*=open")]) - open, 1000 * 200 * GATE_ENTRY_BYTES);
 }

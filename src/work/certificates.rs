@@ -87,7 +87,7 @@ impl Loaded {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|error| fault(path, error.to_string()))
+    fs::read(path).map_err(|error| fault(path, format!("cannot be read: {error}")))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -60,6 +60,30 @@ fn every_denial_says_why_who_and_from_where() {
 }
 
 #[test]
+fn rooms_that_are_closed_are_in_the_record_and_services_under_the_name_of_their_key() {
+    let access = ("CHAT_ROOM_ACCESS", "news=claims,lobby=members");
+    let environment = [JSON, access, ("CHAT_STORE", "memory"), ("CHAT_LOG", "debug")];
+    let server = Server::start_with(&environment);
+    let mut client = Client::connect(&server, &user_token("ana"));
+    for room in ["news", "lobby", "other"] {
+        client.request(json!({"type": "join_room", "roomId": room}));
+        eventually(room, || {
+            let of_room =
+                |line: Value| line["reason"] == "forbidden" && line["detail"] == room && line["user"] == "ana";
+            lines(&server).into_iter().any(of_room).then_some(())
+        });
+    }
+    server.http().bearer(&user_token("bo"), "GET", "/api/chat/rooms/lobby/online", None).assert_error(403, "forbidden");
+    eventually("over REST", || {
+        lines(&server).into_iter().find(|line| line["reason"] == "forbidden" && line["detail"] == "REST")
+    });
+    assert_eq!(server.http().service("GET", "/api/chat/rooms", None).status, 200);
+    let call = eventually("the call", || lines(&server).into_iter().find(|line| line["message"] == "a service calls"));
+    assert_eq!((&call["key"], &call["call"]), (&json!("default"), &json!("Rooms")));
+    assert!(!server.log().contains(API_KEY));
+}
+
+#[test]
 fn a_flood_of_denials_writes_a_few_lines_and_then_their_number() {
     let server = Server::start_with(&[JSON, ("CHAT_DENIAL_LINES_PER_SECOND", "3"), ("CHAT_THREADS", "1")]);
     let mut http = server.http();
