@@ -211,7 +211,12 @@ fn unknown_keys_stop_the_start() {
             "0123456789abcdef",
             "unknown key CHAT_APIKEY=*** (16 bytes) (environment): did you mean CHAT_API_KEY?",
         ),
-        ("CHAT_SOMETHING_ELSE", "1", "unknown key CHAT_SOMETHING_ELSE=1 (environment): README.md lists every key"),
+        (
+            "CHAT_SOMETHING_ELSE",
+            "1",
+            "unknown key CHAT_SOMETHING_ELSE=1 (environment): README.md lists every key under Configuration",
+        ),
+        ("CHAT_FOO", "1", "unknown key CHAT_FOO=1 (environment): README.md lists every key"),
         ("CHAT_", "", "unknown key CHAT_= (environment)"),
         ("CHAT_SERVICE", "1", "unknown key CHAT_SERVICE=1 (environment)"),
     ] {
