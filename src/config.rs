@@ -27,7 +27,7 @@ use crate::auth::{Algorithm, ApiKeys, Credentials, Key, KeyKind, Keys};
 use crate::error::Error;
 use crate::log::LogConfig;
 
-pub use key_files::{JwksPlace, KeyFiles, is_url, taken};
+pub use key_files::{JwksPlace, KeyFiles, is_url, shown_url, taken};
 pub use limits::{LimitRow, Limits};
 pub use memory::*;
 pub use open_files::{FILES_RESERVED, hard_limit, raise_limit};

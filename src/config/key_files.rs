@@ -125,6 +125,11 @@ pub fn is_url(text: &str) -> bool {
     is_http && is_bare && uri.host().is_some_and(|host| !host.is_empty()) && !text.contains('#')
 }
 
+/// A URL that can be asked, as the log shows it: without its query, where there may be a key.
+pub fn shown_url(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(shown, _query)| shown)
+}
+
 fn read(path: &Path, read_file: ReadFile) -> Result<String, String> {
     read_file(path).map_err(|error| format!("it cannot be read: {error}"))
 }
@@ -147,6 +152,8 @@ mod tests {
             assert!(!is_url(bad), "{bad}");
             assert_eq!(JwksPlace::parse(bad), None, "{bad}");
         }
+        assert_eq!(shown_url("https://erp.example.com:8443/jwks?key=x?y"), "https://erp.example.com:8443/jwks");
+        assert_eq!(shown_url("http://[::1]:3/k"), "http://[::1]:3/k");
         assert_eq!(JwksPlace::parse("/etc/keys"), Some(JwksPlace::File("/etc/keys".into())));
     }
 }
