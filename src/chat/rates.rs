@@ -165,14 +165,15 @@ impl Shard {
         let (rule, flood_ms, now) = (self.connection_rule(), self.flood_ms(), self.rate_now());
         let (cost, debt) = (rule.cost_ms(1), self.connection_debt_ms(slot));
         let conn = &mut self.connections[slot];
-        let wanted = debt.saturating_add(cost);
-        let is_refused = wanted > rule.burst_ms();
-        let owed = if is_refused { debt.saturating_add((cost / 2).max(1)) } else { wanted };
+        let is_refused = rule.wait_ms(debt, cost).is_some();
+        let owed = debt.saturating_add(if is_refused { (cost / 2).max(1) } else { cost });
         conn.rate = now.wrapping_add(owed.min(flood_ms + 1));
         if owed > flood_ms && conn.phase != Phase::Http {
             self.close(slot, &CloseReason::Flooding);
         }
-        if is_refused { Err(u64::from(owed.saturating_add(cost).saturating_sub(rule.burst_ms()))) } else { Ok(()) }
+        // What it costs to be refused is waited for as well.
+        let wait_ms = rule.wait_ms(owed, cost).filter(|_| is_refused);
+        wait_ms.map_or(Ok(()), |wait_ms| Err(u64::from(wait_ms)))
     }
 
     fn connection_rule(&self) -> Rule {

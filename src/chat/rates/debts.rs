@@ -24,7 +24,17 @@ impl Rule {
         Self { burst_ms: rule.cost_ms(burst), ..rule }
     }
 
-    pub(in crate::chat) fn burst_ms(self) -> u32 {
+    /// How long to wait where `owed_ms` is owed and what costs `cost_ms` is wanted; `None` if it can be had now. What is
+    /// more than the burst can be had when nothing is owed.
+    ///
+    /// Who comes when told, with a timer that was a little early, is not sent away for another millisecond: it is had
+    /// [`EARLY_MS`] before, but less than a token of the burst. It costs the same, so the rate in the long run is exact.
+    pub(in crate::chat) fn wait_ms(self, owed_ms: u32, cost_ms: u32) -> Option<u32> {
+        let wait_ms = owed_ms.min(owed_ms.saturating_add(cost_ms).saturating_sub(self.burst_ms));
+        (wait_ms > EARLY_MS.min(cost_ms / 2)).then_some(wait_ms)
+    }
+
+    pub(super) fn burst_ms(self) -> u32 {
         self.burst_ms
     }
 
@@ -33,6 +43,8 @@ impl Rule {
     }
 }
 
+/// How much before its time something is had.
+const EARLY_MS: u32 = 2;
 /// The greatest debt, 12 days.
 pub(super) const DEBT_MAX_MS: u32 = 1 << 30;
 /// A time that has passed is kept for so long, which is known to be long ago; so any two times are comparable.
@@ -67,15 +79,13 @@ impl Debts {
     /// Takes tokens of a class.
     ///
     /// # Errors
-    /// The milliseconds until as many can be had, if they cannot now. What is more than the burst can be had when
-    /// nothing is owed.
+    /// The milliseconds until as many can be had, if they cannot now.
     pub(super) fn take(&mut self, class: RateClass, rule: Rule, tokens: u32, now: u32) -> Result<(), u32> {
         let (owed, cost) = (owed_ms(self.until[class as usize], now), rule.cost_ms(tokens));
-        let wanted = owed.saturating_add(cost);
-        if owed > 0 && wanted > rule.burst_ms {
-            return Err(owed.min(wanted - rule.burst_ms));
+        if let Some(wait_ms) = rule.wait_ms(owed, cost) {
+            return Err(wait_ms);
         }
-        self.until[class as usize] = now.wrapping_add(wanted.min(DEBT_MAX_MS));
+        self.until[class as usize] = now.wrapping_add(owed.saturating_add(cost).min(DEBT_MAX_MS));
         let taken = &mut self.taken_ms[class as usize];
         *taken = taken.saturating_add(cost);
         Ok(())
@@ -233,9 +243,12 @@ mod tests {
             let taken = (0..1_000).filter(|_| debts.take(CLASS, rule(), 1, start).is_ok()).count();
             assert_eq!(taken, 100);
             let later = |ms: u32| start.wrapping_add(ms);
-            assert_eq!(debts.take(CLASS, rule(), 1, later(49)), Err(1));
-            assert_eq!(debts.take(CLASS, rule(), 1, later(50)), Ok(()));
-            let taken = (50..10_050).filter(|&ms| debts.take(CLASS, rule(), 1, later(ms)).is_ok()).count();
+            assert_eq!(debts.take(CLASS, rule(), 1, later(0)), Err(50));
+            assert_eq!(debts.take(CLASS, rule(), 1, later(47)), Err(3));
+            assert_eq!(debts.take(CLASS, rule(), 1, later(48)), Ok(()));
+            // What was had early is missing later.
+            assert_eq!(debts.take(CLASS, rule(), 1, later(97)), Err(3));
+            let taken = (50..10_048).filter(|&ms| debts.take(CLASS, rule(), 1, later(ms)).is_ok()).count();
             assert_eq!(taken, 199);
             assert!(!debts.is_paid(later(10_050)) && debts.is_paid(later(60_000)));
         }
@@ -246,7 +259,27 @@ mod tests {
         let mut debts = Debts::none(0);
         assert_eq!(debts.take(CLASS, rule(), 150, 0), Ok(()));
         assert_eq!(debts.take(CLASS, rule(), 150, 7_000), Err(500));
-        assert_eq!(debts.take(CLASS, rule(), 150, 7_500), Ok(()));
+        assert_eq!(debts.take(CLASS, rule(), 150, 7_497), Err(3));
+        assert_eq!(debts.take(CLASS, rule(), 150, 7_499), Ok(()));
+    }
+
+    #[test]
+    fn a_timer_may_be_early_and_the_burst_is_exact_all_the_same() {
+        for (per_second, early_ms) in [(1, 2), (20, 2), (250, 2), (500, 1), (1_000, 0)] {
+            let rule = Rule::new(per_second, 10);
+            let mut debts = Debts::none(0);
+            assert_eq!((0..100).filter(|_| debts.take(CLASS, rule, 1, 0).is_ok()).count(), 10, "{per_second} a second");
+            for _ in 0..1_000 {
+                let now = debts.until[CLASS as usize].wrapping_sub(rule.burst_ms);
+                let wait_ms = debts.take(CLASS, rule, 1, now).unwrap_err();
+                assert_eq!(wait_ms, rule.cost_ms(1));
+                let too_early = debts.take(CLASS, rule, 1, now + wait_ms - early_ms - 1);
+                assert_eq!(too_early, Err(early_ms + 1), "{per_second} a second");
+                debts.take(CLASS, rule, 1, now + wait_ms - early_ms).unwrap();
+            }
+            // Always early, nobody gets more of it.
+            assert_eq!(debts.until[CLASS as usize], rule.burst_ms + 1_000 * rule.cost_ms(1));
+        }
     }
 
     #[test]
@@ -298,7 +331,10 @@ mod tests {
                     Ok(()) => taken.push((now, tokens)),
                     Err(retry_ms) => {
                         let (mut early, mut due) = (debts, debts);
-                        prop_assert!(early.take(CLASS, rule, tokens, now.wrapping_add(retry_ms - 1)).is_err());
+                        let early_ms = EARLY_MS.min(rule.cost_ms(tokens) / 2);
+                        prop_assert!(retry_ms > early_ms);
+                        let too_early = now.wrapping_add(retry_ms - early_ms - 1);
+                        prop_assert!(early.take(CLASS, rule, tokens, too_early).is_err());
                         prop_assert!(due.take(CLASS, rule, tokens, now.wrapping_add(retry_ms)).is_ok());
                     }
                 }
@@ -307,7 +343,7 @@ mod tests {
                 let mut sum = 0;
                 for &(last, tokens) in &taken[at..] {
                     sum += tokens;
-                    let span_ms = last.wrapping_sub(first);
+                    let span_ms = last.wrapping_sub(first) + EARLY_MS;
                     prop_assert!(rule.cost_ms(sum) <= rule.burst_ms.saturating_add(span_ms).saturating_add(sum));
                 }
             }
