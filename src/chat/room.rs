@@ -552,4 +552,6 @@ impl Room {
 }
 
 #[cfg(test)]
+mod gate_tests;
+#[cfg(test)]
 mod tests;

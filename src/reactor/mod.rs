@@ -12,3 +12,5 @@ pub mod turn;
 
 #[cfg(test)]
 mod tls_tests;
+#[cfg(test)]
+mod turn_tests;
