@@ -36,7 +36,7 @@ pub enum DenialReason {
     AddressLimit,
     /// The PROXY header of a trusted proxy is missing or malformed.
     ProxyHeader,
-    /// The TLS handshake failed.
+    /// The TLS handshake failed, or what came behind it was no TLS.
     Tls,
     /// The peer broke the WebSocket protocol or a limit of it.
     Violation,
