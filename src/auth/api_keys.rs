@@ -94,7 +94,8 @@ impl ApiKeys {
         let mut found = Choice::from(0);
         let mut place = 0;
         for (at, (_, key)) in self.keys.iter().enumerate() {
-            let is_it = key.ct_eq(&digest);
+            // Of two names for the same key the first.
+            let is_it = key.ct_eq(&digest) & !found;
             place |= at * usize::from(is_it.unwrap_u8());
             found |= is_it;
         }
@@ -164,6 +165,9 @@ mod tests {
         for wrong in ["", "0123456789abcde", "0123456789abcdeF", "0123456789abcdef0", digest, "erp"] {
             assert_eq!(keys.find(wrong.as_bytes()), None, "{wrong}");
         }
+        let one = |name: &str| ApiKeys::parse([format!("{name}:0123456789abcdef").as_str()]).unwrap();
+        let again = keys.and(&one("again")).and_then(|keys| keys.and(&one("and-again"))).unwrap();
+        assert_eq!(again.find(KEY), Some("erp"), "of several names the first");
         assert_eq!(ApiKeys::default().find(b""), None);
         assert_eq!(ApiKeys::one(KEY).find(KEY), Some("default"));
     }

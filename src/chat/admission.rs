@@ -156,6 +156,9 @@ impl Shard {
         conn.expires_at_s = identity.expires_at_ms.map_or(0, |ms| ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32);
         self.note_grants(slot, &identity);
         self.leave_what_is_not_granted(slot, role_before);
+        if !self.connections[slot].is_open() {
+            return;
+        }
         self.arm_open(slot);
         self.send_json(slot, |out| event::ack_expires(out, reference.as_deref(), identity.expires_at_ms, now));
     }

@@ -6,6 +6,7 @@
 //! reset (RFC 9112, section 9.6). A slot is freed only at the end of the turn.
 
 use super::connection::{Flag, NONE, Phase};
+use super::denial::DenialReason;
 use super::envelope::Envelope;
 use super::ids::home;
 use super::shard::Shard;
@@ -211,6 +212,7 @@ impl Shard {
 
     /// The transport takes nothing more from the peer, and has said so; it is given the time to read that.
     pub fn handle_refusal(&mut self, slot: u32) {
+        self.deny(slot, DenialReason::Tls, None, "");
         if self.connections[slot].phase == Phase::Http {
             self.pool.clear(&mut self.connections[slot].outbox);
             self.linger(slot);

@@ -37,7 +37,8 @@ pub enum Phase {
     Dead,
 }
 
-/// One room of a connection: its number on this shard, and the place in the room's list of members.
+/// One room of a connection: its number on this shard, and the place in the room's list of members; or, with a mark, a
+/// join under way.
 #[derive(Clone, Copy, Debug)]
 pub struct RoomLink {
     room: u32,
@@ -45,18 +46,34 @@ pub struct RoomLink {
     pub index: u32,
 }
 
+/// In the room of a link: the connection missed an ephemeral event of the room.
 const SHED: u32 = 1 << 31;
+/// In the room of a link: a join under way, and `index` is its number.
+const PENDING: u32 = 1 << 30;
 
 impl RoomLink {
     /// The room's number on this shard.
     pub fn room(&self) -> u32 {
-        self.room & !SHED
+        self.room & !(SHED | PENDING)
+    }
+
+    fn is_free(&self) -> bool {
+        self.room == NONE
+    }
+
+    fn is_member(&self) -> bool {
+        self.room & PENDING == 0
+    }
+
+    fn is_pending(&self) -> bool {
+        !self.is_free() && !self.is_member()
     }
 }
 
 const NO_ROOM: RoomLink = RoomLink { room: NONE, index: 0 };
 
-/// The rooms of a connection, two of them without an allocation.
+/// The rooms of a connection and its joins under way, two of them without an allocation: ten thousand that join at once
+/// leave no holes in the heap.
 #[derive(Debug)]
 pub struct Rooms {
     inline: [RoomLink; 2],
@@ -71,22 +88,26 @@ impl Default for Rooms {
 }
 
 impl Rooms {
-    /// All of them.
+    fn links(&self) -> impl Iterator<Item = &RoomLink> {
+        self.inline.iter().chain(self.more.iter().flat_map(|more| more.iter()))
+    }
+
+    fn members_mut(&mut self) -> impl Iterator<Item = &mut RoomLink> {
+        let links = self.inline.iter_mut().chain(self.more.iter_mut().flat_map(|more| more.iter_mut()));
+        links.filter(|link| link.is_member())
+    }
+
+    /// All rooms that it is in.
     pub fn iter(&self) -> impl Iterator<Item = &RoomLink> {
-        self.inline.iter().filter(|link| link.room != NONE).chain(self.more.iter().flat_map(|more| more.iter()))
+        self.links().filter(|link| link.is_member())
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut RoomLink> {
-        let inline = self.inline.iter_mut().filter(|link| link.room != NONE);
-        inline.chain(self.more.iter_mut().flat_map(|more| more.iter_mut()))
-    }
-
-    /// How many.
+    /// How many it is in.
     pub fn len(&self) -> usize {
         self.iter().count()
     }
 
-    /// Whether there is none.
+    /// Whether it is in none.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
@@ -98,21 +119,49 @@ impl Rooms {
 
     /// Adds a room that is not there yet.
     pub fn push(&mut self, room: u32, index: u32) {
-        debug_assert!(self.find(room).is_none() && room < SHED);
-        let link = RoomLink { room, index };
-        match self.inline.iter_mut().find(|link| link.room == NONE) {
+        debug_assert!(self.find(room).is_none() && room < PENDING);
+        self.add(RoomLink { room, index });
+    }
+
+    /// Takes a room away.
+    pub fn remove(&mut self, room: u32) -> Option<RoomLink> {
+        self.take(|link| link.is_member() && link.room() == room)
+    }
+
+    /// The numbers of the joins under way.
+    pub fn joins(&self) -> impl Iterator<Item = u32> {
+        self.links().filter(|link| link.is_pending()).map(|link| link.index)
+    }
+
+    /// The number of the join under way to a room.
+    pub fn find_join(&self, room: u32) -> Option<u32> {
+        self.links().find(|link| link.is_pending() && link.room() == room).map(|link| link.index)
+    }
+
+    /// Adds a join to a room to which none is under way.
+    pub fn push_join(&mut self, room: u32, join: u32) {
+        debug_assert!(self.find_join(room).is_none() && room < PENDING);
+        self.add(RoomLink { room: room | PENDING, index: join });
+    }
+
+    /// Takes a join away, by its number.
+    pub fn remove_join(&mut self, join: u32) {
+        self.take(|link| link.is_pending() && link.index == join);
+    }
+
+    fn add(&mut self, link: RoomLink) {
+        match self.inline.iter_mut().find(|link| link.is_free()) {
             Some(free) => *free = link,
             None => self.more.get_or_insert_default().push(link),
         }
     }
 
-    /// Takes a room away.
-    pub fn remove(&mut self, room: u32) -> Option<RoomLink> {
-        if let Some(link) = self.inline.iter_mut().find(|link| link.room != NONE && link.room() == room) {
+    fn take(&mut self, wanted: impl Fn(&RoomLink) -> bool) -> Option<RoomLink> {
+        if let Some(link) = self.inline.iter_mut().find(|link| wanted(link)) {
             return Some(std::mem::replace(link, NO_ROOM));
         }
         let more = self.more.as_mut()?;
-        let at = more.iter().position(|link| link.room() == room)?;
+        let at = more.iter().position(wanted)?;
         let link = more.swap_remove(at);
         if more.is_empty() {
             self.more = None;
@@ -122,21 +171,21 @@ impl Rooms {
 
     /// Notes that the connection stands elsewhere in the room's list.
     pub fn set_index(&mut self, room: u32, index: u32) {
-        if let Some(link) = self.iter_mut().find(|link| link.room() == room) {
+        if let Some(link) = self.members_mut().find(|link| link.room() == room) {
             link.index = index;
         }
     }
 
     /// Notes that the connection missed an ephemeral event of the room.
     pub fn mark_shed(&mut self, room: u32) {
-        if let Some(link) = self.iter_mut().find(|link| link.room() == room) {
+        if let Some(link) = self.members_mut().find(|link| link.room() == room) {
             link.room |= SHED;
         }
     }
 
     /// Clears the marks and returns the rooms that had one.
     pub fn take_shed(&mut self) -> Vec<u32> {
-        let marked = self.iter_mut().filter(|link| link.room & SHED != 0);
+        let marked = self.members_mut().filter(|link| link.room & SHED != 0);
         marked
             .map(|link| {
                 link.room &= !SHED;
@@ -170,8 +219,6 @@ pub struct Extra {
     pub tail: Vec<u8>,
     /// When what is unfinished was begun, as a tick.
     pub unfinished_ms: u64,
-    /// Numbers of pending joins.
-    pub joins: Vec<u32>,
     /// `join_rooms` under way.
     pub batches: VecDeque<JoinBatch>,
     /// Ephemeral events that were left out since the last `shed`.
@@ -194,7 +241,6 @@ impl Extra {
         self.http.is_none()
             && self.partial.is_none()
             && self.tail.is_empty()
-            && self.joins.is_empty()
             && self.batches.is_empty()
             && self.shed == 0
             && self.refresh.is_empty()
@@ -377,7 +423,7 @@ impl Connections {
     /// Takes a slot back.
     pub fn remove(&mut self, slot: u32) {
         let conn = &mut self.slots[slot as usize];
-        debug_assert!(conn.outbox.is_empty() && conn.rooms.is_empty() && conn.user == NONE);
+        debug_assert!(conn.outbox.is_empty() && conn.rooms.links().all(RoomLink::is_free) && conn.user == NONE);
         conn.generation = conn.generation.wrapping_add(1);
         conn.phase = Phase::Free;
         conn.role = Role::User;
@@ -445,18 +491,25 @@ mod tests {
     fn rooms_keep_their_links_beyond_two() {
         let mut rooms = Rooms::default();
         (0..5).for_each(|room| rooms.push(room, room * 10));
+        rooms.push_join(4, 70);
+        rooms.push_join(8, 71);
         rooms.mark_shed(1);
         rooms.mark_shed(4);
-        assert_eq!(rooms.len(), 5);
+        assert_eq!((rooms.len(), rooms.find(8).is_some()), (5, false));
+        assert_eq!((rooms.find_join(4), rooms.find_join(1), rooms.joins().count()), (Some(70), None, 2));
         assert_eq!(rooms.take_shed(), [1, 4]);
         assert_eq!(rooms.remove(1).unwrap().index, 10);
         rooms.set_index(4, 7);
         assert_eq!(rooms.find(4).unwrap().index, 7);
         rooms.push(9, 0);
+        rooms.remove_join(71);
+        assert_eq!((rooms.find_join(8), rooms.find_join(4)), (None, Some(70)));
         for room in 0..10 {
             rooms.remove(room);
         }
-        assert!(rooms.is_empty() && rooms.more.is_none());
+        assert!(rooms.is_empty() && rooms.find_join(4).is_some());
+        rooms.remove_join(70);
+        assert!(rooms.links().all(RoomLink::is_free) && rooms.more.is_none());
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum DenialReason {
     AddressLimit,
     /// The PROXY header of a trusted proxy is missing or malformed.
     ProxyHeader,
-    /// The TLS handshake failed.
+    /// The TLS handshake failed, or what came behind it was no TLS.
     Tls,
     /// The peer broke the WebSocket protocol or a limit of it.
     Violation,
@@ -109,12 +109,27 @@ impl DenialReason {
     }
 }
 
-/// How many lines of a reason were written in a second, and how many were left out since the last count.
+/// How many lines of a reason were written in a second, and how many were left out.
 #[derive(Clone, Copy, Default)]
 struct Window {
     second: u64,
     lines: u32,
     suppressed: u64,
+    /// Left out in seconds before it, and not told yet.
+    untold: u64,
+}
+
+impl Window {
+    fn enter(&mut self, second: u64) {
+        if self.second != second {
+            self.untold += std::mem::take(&mut self.suppressed);
+            (self.second, self.lines) = (second, 0);
+        }
+    }
+
+    fn has_left_out(&self) -> bool {
+        self.suppressed > 0 || self.untold > 0
+    }
 }
 
 /// Which denials are logged one by one, and which are only counted.
@@ -134,15 +149,12 @@ impl Denials {
     /// Whether one more is to be logged; if not, it is counted.
     fn may_log(&mut self, reason: DenialReason, now_ms: u64) -> bool {
         let window = &mut self.windows[reason as usize];
-        let second = now_ms / 1000;
-        if window.second != second {
-            (window.second, window.lines) = (second, 0);
-        }
+        window.enter(now_ms / 1000);
         if window.lines < self.lines_max {
             window.lines += 1;
             return true;
         }
-        self.suppressing += u32::from(window.suppressed == 0);
+        self.suppressing += u32::from(!window.has_left_out());
         window.suppressed += 1;
         false
     }
@@ -152,18 +164,19 @@ impl Denials {
         let mut taken = Vec::new();
         if self.suppressing > 0 {
             for (reason, window) in DenialReason::ALL.into_iter().zip(&mut self.windows) {
-                if window.suppressed > 0 && window.second < now_ms / 1000 {
-                    taken.push((reason, std::mem::take(&mut window.suppressed)));
+                window.enter(now_ms / 1000);
+                if window.untold > 0 {
+                    taken.push((reason, std::mem::take(&mut window.untold)));
+                    self.suppressing -= u32::from(!window.has_left_out());
                 }
             }
-            self.suppressing -= taken.len() as u32;
         }
         taken
     }
 
     /// When something that was left out is to be told, on the tick clock.
     pub fn due_ms(&self) -> Option<u64> {
-        let waiting = self.windows.iter().filter(|window| self.suppressing > 0 && window.suppressed > 0);
+        let waiting = self.windows.iter().filter(|window| self.suppressing > 0 && window.has_left_out());
         waiting.map(|window| (window.second + 1) * 1000).min()
     }
 }
@@ -220,10 +233,18 @@ mod tests {
         assert_eq!(logged(&mut denials, DenialReason::Origin, 1_000), 2);
         assert_eq!(logged(&mut denials, DenialReason::ApiKey, 1_999), 2);
         assert_eq!((denials.take_suppressed(1_999), denials.due_ms()), (vec![], Some(2_000)));
-        // What goes on is counted on, and told while it goes on.
-        assert_eq!(logged(&mut denials, DenialReason::ApiKey, 2_000), 2);
-        assert_eq!(denials.take_suppressed(2_000), [(DenialReason::Origin, 3)]);
-        assert_eq!(denials.take_suppressed(3_000), [(DenialReason::ApiKey, 6)]);
+        // What goes on is told while it goes on, also when some of each second comes before the count.
+        for second in 2..5 {
+            assert_eq!(logged(&mut denials, DenialReason::ApiKey, second * 1_000), 2);
+            let told = denials.take_suppressed(second * 1_000);
+            assert_eq!(
+                told.iter().find(|(reason, _)| *reason == DenialReason::ApiKey),
+                Some(&(DenialReason::ApiKey, 3))
+            );
+            assert_eq!(told.contains(&(DenialReason::Origin, 3)), second == 2);
+        }
+        assert_eq!((denials.take_suppressed(4_999), denials.due_ms()), (vec![], Some(5_000)));
+        assert_eq!(denials.take_suppressed(5_000), [(DenialReason::ApiKey, 3)]);
         assert_eq!((denials.take_suppressed(9_000), denials.due_ms()), (vec![], None));
     }
 

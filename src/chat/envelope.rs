@@ -228,6 +228,8 @@ pub struct Since {
     pub seq: u64,
     /// The epoch in which that was.
     pub epoch: Box<str>,
+    /// The store was asked for what it has missed, and it is not asked again: what did not come then is not to be had.
+    pub is_read: bool,
 }
 
 /// What the home of a user is asked.

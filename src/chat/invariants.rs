@@ -89,8 +89,7 @@ impl Shard {
         assert_eq!(conn.has(Flag::Checking), is_checking, "who waits for a check has one");
         assert!(!is_checking || matches!(conn.phase, Phase::Http | Phase::Auth | Phase::Open));
         assert!(conn.phase != Phase::Dead, "the dead are freed at the end of the turn");
-        let joins = conn.extra.as_ref().map_or(0, |extra| extra.joins.len());
-        assert!(joins == 0 || conn.phase == Phase::Open);
+        assert!(conn.rooms.joins().next().is_none() || conn.phase == Phase::Open);
     }
 
     fn check_rooms(&self, slot: u32, conn: &Connection) {
@@ -98,9 +97,10 @@ impl Shard {
             let member = self.local_rooms[link.room()].members[link.index as usize];
             assert_eq!((member.slot, member.user), (slot, conn.user), "a link names its place in the room's list");
         }
-        for &join in conn.extra.iter().flat_map(|extra| &extra.joins) {
-            let pending = &self.joins[join as usize];
-            assert!(pending.conn == self.connections.id(slot) && !pending.closed);
+        for number in conn.rooms.joins() {
+            let join = &self.joins[number as usize];
+            assert!(join.conn == self.connections.id(slot) && !join.closed);
+            assert_eq!(conn.rooms.find_join(join.room), Some(number), "a room has at most one join of a connection");
         }
     }
 

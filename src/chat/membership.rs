@@ -172,7 +172,7 @@ impl Shard {
         let RoomRequest { reference, action } = request;
         let (batch, since) = if let RoomAction::Join { batch, since } = action { (batch, since) } else { (None, None) };
         let conn = &self.connections[slot];
-        let pending = conn.extra.as_ref().map_or(0, |extra| extra.joins.len());
+        let pending = conn.rooms.joins().count();
         let limits = &self.config.limits;
         let target = home(hash, self.shards);
         let mode = self.config.access.mode_of(room);
@@ -211,7 +211,7 @@ impl Shard {
                     batch,
                     parked,
                 });
-                self.connections[slot].extra_mut().joins.push(join);
+                self.connections[slot].rooms.push_join(number, join);
                 self.local_rooms[number].pending += 1;
             }
             posted.err().map(|_| (ErrorCode::Overloaded, "too many requests under way, try again"))
@@ -251,8 +251,7 @@ impl Shard {
         let room = self.local_rooms[join.room].name.clone();
         let slot = join.conn.slot();
         if !join.closed {
-            let conn = &mut self.connections[slot];
-            conn.extra_mut().joins.retain(|&other| other != number);
+            self.connections[slot].rooms.remove_join(number);
             match answer {
                 Answer::Subscribed { .. } if !self.is_still_granted(slot, &join) => {
                     if !join.again {
@@ -385,9 +384,7 @@ impl Shard {
     }
 
     fn pending_join(&self, slot: u32, room: u32) -> Option<usize> {
-        let joins = &self.connections[slot].extra.as_ref()?.joins;
-        // The last one: a join that was parked behind a leave is behind the first.
-        joins.iter().rev().map(|&join| join as usize).find(|&join| self.joins[join].room == room)
+        self.connections[slot].rooms.find_join(room).map(|join| join as usize)
     }
 
     fn add_member(&mut self, slot: u32, number: u32) {
@@ -426,10 +423,10 @@ impl Shard {
         for number in rooms {
             self.remove_member(slot, number);
         }
-        if let Some(extra) = &mut self.connections[slot].extra {
-            for join in std::mem::take(&mut extra.joins) {
-                self.joins[join as usize].closed = true;
-            }
+        let joins: Vec<u32> = self.connections[slot].rooms.joins().collect();
+        for join in joins {
+            self.connections[slot].rooms.remove_join(join);
+            self.joins[join as usize].closed = true;
         }
     }
 

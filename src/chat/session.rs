@@ -373,7 +373,8 @@ impl Shard {
 
 /// Where a client left off; without an epoch it cannot be known what its `seq` means.
 fn known(since: &client::Since<'_>) -> Box<Since> {
-    Box::new(Since { seq: since.seq, epoch: since.epoch.as_deref().unwrap_or_default().into() })
+    let epoch = since.epoch.as_deref().unwrap_or_default().into();
+    Box::new(Since { seq: since.seq, epoch, is_read: false })
 }
 
 /// Whether a message is the one with which a connection without a token has to begin.

@@ -113,7 +113,8 @@ impl Shard {
     pub(super) fn check_token(&mut self, slot: u32, token: &str) -> Checked {
         let before = self.connections[slot].extra.as_mut().and_then(|extra| extra.check.take());
         let state = before.map(|check| check.state);
-        let is_sought = matches!(state, Some(State::KeySought));
+        // A key is sought once for a token. Behind a check it was sought already, where it had to be.
+        let is_sought = matches!(state, Some(State::KeySought | State::Answered(_)));
         let conn = self.connections.id(slot);
         let claims = match self.credentials.keys.look(token, self.now.wall_ms, is_sought) {
             Look::Known(claims) => claims,

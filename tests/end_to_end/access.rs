@@ -232,6 +232,21 @@ fn members_are_who_was_put_on_the_list() {
 }
 
 #[test]
+fn a_member_who_comes_back_is_let_in_also_when_what_was_missed_is_gone() {
+    let server = Server::start_with(&MEMBERS);
+    set(&server, "r", "ana", Some("member"), None);
+    let mut ana = Client::connect(&server, &user_token("ana"));
+    let epoch = ana.join("r")["epoch"].clone();
+    (0..5).for_each(|number| drop(server.http().post("r", &json!({"content": number.to_string()}))));
+    assert_eq!(server.http().service("DELETE", "/api/chat/rooms/r", None).status, 200);
+    ana.wait_for("removed_from_room");
+    set(&server, "r", "ana", Some("reader"), None);
+    let (events, answer) = ana.request(json!({"type": "join_room", "roomId": "r", "since": 1, "epoch": epoch}));
+    assert_eq!((types(&events), &answer["type"]), (vec!["user_joined", "online_update"], &json!("ack")), "{events:?}");
+    assert_eq!((&events[1]["recovered"], &events[1]["seq"]), (&json!(false), &json!(5)));
+}
+
+#[test]
 fn the_calls_about_members() {
     let server = Server::start_with(&MEMBERS);
     let all = "/api/chat/rooms/r/members";

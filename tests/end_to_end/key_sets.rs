@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::public_keys::user_token;
 use crate::server::{Server, Signal, eventually, prepare};
-use crate::signing::{Signer, jwk};
+use crate::signing::{Signer, jwk, public};
+use crate::store_folder::StoreFolder;
 
 /// What the source answers with.
 #[derive(Clone)]
@@ -215,4 +216,33 @@ fn who_waits_for_a_slow_source_holds_up_nobody_else() {
         assert_eq!(status(&server, &first()), 200, "others go on meanwhile");
     }
     assert_eq!(waiting.expect_close(), (1008, "Invalid token".to_owned()));
+}
+
+#[test]
+fn a_key_is_sought_once_for_a_token_that_another_may_have_signed() {
+    let source = Source::new(set(&[("rsa", "one")]));
+    let folder = StoreFolder::new();
+    let path = folder.file("erp.pem");
+    std::fs::write(&path, public("rsa2")).unwrap();
+    // The key of the file has no name, so it may have signed whatever names a key that is not known.
+    let more = [
+        ("CHAT_JWT_KEYS", path.to_str().unwrap()),
+        ("CHAT_TOKEN_CACHE_MAX", "0"),
+        ("CHAT_TOKEN_CHECKS_MAX", "1"),
+        ("CHAT_THREADS", "1"),
+        ("CHAT_JWKS_COOLDOWN_MS", "60000"),
+    ];
+    let server = start(&source, &more);
+    let named = r#","kid":"three""#;
+    let good = user_token(&Signer::second("RS256"), named, "ana");
+    let forged = user_token(&Signer::of("RS256"), named, "ana");
+    for _ in 0..3 {
+        assert_eq!((status(&server, &good), status(&server, &forged)), (200, 401));
+    }
+    assert_eq!(Client::connect(&server, &good).connected["userId"], "ana");
+    let path = format!("/ws?token={forged}");
+    let mut refused = Client::dial(server.socket(), &path, &[]).expect("the upgrade is served");
+    assert_eq!(refused.expect_close(), (1008, "Invalid token".to_owned()));
+    assert_eq!(source.asked(), 1, "the cooldown holds");
+    server.stop_in_order();
 }

@@ -156,6 +156,7 @@ fn what_is_no_tls_is_told_so() {
         assert!(answer.len() == 7 && answer[0] == 0x15, "one alert: {answer:?}");
     }
     secure_server.server.log_line(|line| line.contains("TLS is refused"));
+    secure_server.server.log_line(|line| line.contains("denied") && line.contains("\"tls\""));
     assert_eq!(secure_server.http().call("GET", "/readyz", &[], None).status, 200);
 }
 

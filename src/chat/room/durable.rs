@@ -105,9 +105,10 @@ impl StoreSide {
         self.waiting.as_ref()?.retry_ms
     }
 
-    /// Behind this `seq` was asked for what is not to be had.
-    pub(super) fn tried_after(&self) -> Option<u64> {
-        self.waiting.as_ref()?.tried_after
+    /// Whether what was missed behind this `seq` was asked for in this turn, and so is not to be had if it is not here.
+    pub(super) fn has_tried(&self, seq: u64) -> bool {
+        let tried_after = self.waiting.as_ref().and_then(|waiting| waiting.tried_after);
+        tried_after.is_some_and(|after| after <= seq)
     }
 
     /// The messages of which nothing may be left in the history; called when a turn's events are in it.
@@ -387,6 +388,10 @@ impl Room {
 
     fn take_up_parked(&mut self, cx: &mut RoomContext<'_>) {
         for mut asked in self.store.take_parked() {
+            if let RoomAsk::Subscribe { since: Some(since), .. } = &mut asked.ask {
+                // Who may enter may have to be asked first, and be known only in a later turn.
+                since.is_read |= self.store.has_tried(since.seq);
+            }
             if planted::is(Bug::JudgedOnce) && matches!(asked.ask, RoomAsk::Subscribe { since: Some(_), .. }) {
                 asked.visitor = None;
             }

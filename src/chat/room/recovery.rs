@@ -36,7 +36,7 @@ impl Room {
         let is_too_far = self.last_seq - since.seq > cx.limits.recovery_events as u64;
         let is_here =
             since.seq >= self.told_seq || self.history.first_seq().is_some_and(|first| first <= since.seq + 1);
-        if is_too_far || is_here || self.store.tried_after().is_some_and(|after| after <= since.seq) {
+        if is_too_far || is_here || since.is_read || self.store.has_tried(since.seq) {
             return false;
         }
         self.store.is_reading() || self.read_missed(cx, since.seq)

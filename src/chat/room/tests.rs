@@ -796,7 +796,7 @@ impl Stored {
     }
 
     fn come_back(&mut self, slot: u32, seq: u64, epoch: &str) {
-        let since = Some(Box::new(Since { seq, epoch: epoch.into() }));
+        let since = Some(Box::new(Since { seq, epoch: epoch.into(), is_read: false }));
         let ask = RoomAsk::Subscribe { user: user("ben"), again: false, deflates: false, since };
         self.world.ask(B, slot, ask);
     }
