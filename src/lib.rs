@@ -114,7 +114,7 @@
 //! | [`reactor::turn`] | the turn, its budgets and latches |
 //! | [`reactor::tls`] | TLS sessions, and the records on their way |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
-//! | `allocator` | gives free memory back to the system |
+//! | `allocator` | keeps large blocks apart, gives free memory back to the system |
 //! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
 //! | [`chat::shard`] | [`Shard`](chat::shard::Shard), the owner of everything below, and its `handle_*` and `poll_*` |
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
@@ -195,11 +195,11 @@
 //! - **A message is compressed once**, never per member, and no connection owns a window.
 //! - **A frame is never cut**: also a connection that is closed while behind gets the rest of the frame begun, then
 //!   Close.
-//! - **An idle connection owns no buffer.** Unfinished input, HTTP state and joins under way live in
+//! - **An idle connection owns no buffer.** Unfinished input and HTTP state live in
 //!   [`Extra`](chat::connection::Extra), which is freed when empty.
 //! - **A slot is freed only at the end of a turn.**
 //! - **Maps are keyed** with a secret of the process, where their keys come from peers.
-//! - **Peer input never panics.** There is no `unsafe` but one call in `allocator`.
+//! - **Peer input never panics.** There is no `unsafe` but two calls in `allocator`.
 //! - **A peer's fault is a [`CloseReason`](chat::closing::CloseReason) or an `error`, an operator's an
 //!   [`Error`](error::Error) at the start, a bug an assertion.**
 //!
