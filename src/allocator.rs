@@ -23,10 +23,35 @@ pub fn prepare() {
 ///
 /// Looks at each free chunk once: some milliseconds after a storm, microseconds otherwise.
 pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    exchange_cached();
     // SAFETY: `malloc_trim` has no precondition. It takes the locks of the allocator itself, and gives back only pages that
     // lie within free chunks, so that no live value is touched.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Blocks of up to this size are kept by the thread that frees them, for its next request, some of each size.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const CACHED_BYTES_MAX: usize = 1032;
+/// At least as many as glibc keeps of a size: 7, or 16 since 2.42.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const CACHED_PER_SIZE: usize = 16;
+
+/// Has this thread keep blocks for its next requests that lie where the heap has holes now, in place of those that a storm
+/// left to it. Each of those would keep a page, which of 19,000 connections is a tenth of what they take.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn exchange_cached() {
+    let mut scattered: Vec<Vec<u8>> = Vec::with_capacity(CACHED_PER_SIZE);
+    let mut together: Vec<Vec<u8>> = Vec::with_capacity(CACHED_PER_SIZE);
+    for bytes in (24..=CACHED_BYTES_MAX).step_by(16) {
+        for blocks in [&mut scattered, &mut together] {
+            blocks.extend((0..CACHED_PER_SIZE).map(|_| Vec::with_capacity(bytes)));
+        }
+        // What is freed first is kept.
+        std::hint::black_box(&mut together).clear();
+        std::hint::black_box(&mut scattered).clear();
     }
 }

@@ -20,7 +20,6 @@ use driven_shard::DrivenShard;
 use sizland_chat::chat::connection::{Connection, RoomLink, Rooms};
 use sizland_chat::chat::ids::{ConnId, RoomName, UserId};
 use sizland_chat::chat::outbox::Outbox;
-use sizland_chat::chat::tables::Member;
 use sizland_chat::config::ROOM_BYTES;
 
 const CONNECTIONS: usize = 10_000;
@@ -261,8 +260,7 @@ fn what_a_connection_is_made_of_is_small() {
     assert!(size_of::<Outbox>() <= 16);
     assert!(size_of::<Rooms>() <= 24);
     assert!(size_of::<RoomLink>() <= 8);
-    assert!(size_of::<Member>() <= 8);
     assert!(size_of::<ConnId>() <= 8);
-    assert!(size_of::<UserId>() <= 8 && size_of::<Option<UserId>>() <= 8);
+    assert!(size_of::<UserId>() <= 16 && size_of::<Option<UserId>>() <= 16);
     assert!(size_of::<RoomName>() <= 8 && size_of::<Option<RoomName>>() <= 8);
 }

@@ -83,7 +83,16 @@ impl RoomHomes {
     /// Has the room of this number, if there is one, [compact](Room::compact) its tables; `None` behind the last number.
     pub fn compact(&mut self, number: u32) -> Option<usize> {
         let place = number as usize;
-        (place < self.entries.capacity()).then(|| self.entries.get_mut(place).map_or(0, |entry| entry.room.compact()))
+        if place >= self.entries.capacity() {
+            return None;
+        }
+        let Some(entry) = self.entries.try_remove(place) else { return Some(0) };
+        let (mut scattered, name, dirty) = (entry.room, entry.name, entry.dirty);
+        let moved = scattered.compact();
+        // The place that was freed last is the one that is taken next.
+        let taken = self.entries.insert(Entry { room: Box::new(*scattered), name, dirty });
+        debug_assert_eq!(taken, place);
+        Some(moved)
     }
 
     /// A window has opened: those that waited try again.

@@ -1,7 +1,7 @@
 //! Handles and names.
 //!
-//! A handle is a plain number that crosses threads and the poll; a name is shared text with its keyed hash beside it, so
-//! that no table hashes it twice and no message copies it.
+//! A handle is a plain number that crosses threads and the poll; a name is text with its keyed hash beside it, so that no
+//! table hashes it twice. Rooms' names and long ids of users are shared, short ids stand where they are used.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -124,30 +124,124 @@ pub fn home(hash: u64, shards: usize) -> ShardId {
     ShardId(((u128::from(hash.rotate_left(32)) * shards as u128) >> 64) as u16)
 }
 
-macro_rules! shared_name {
-    ($(#[$doc:meta])* $name:ident, $header:ty) => {
-        $(#[$doc])*
-        #[derive(Clone)]
-        pub struct $name(ThinArc<$header, u8>);
+/// The name of a room, shared, with its keyed hash. One thin pointer.
+#[derive(Clone)]
+pub struct RoomName(ThinArc<u64, u8>);
 
-        impl $name {
-            /// The text.
-            pub fn text(&self) -> &str {
-                // The bytes come from a `str` in every constructor; were they not, an empty name is the safe answer.
-                std::str::from_utf8(&self.0.slice).unwrap_or_default()
-            }
+impl RoomName {
+    /// A room's name; `hash` is [`HashKey::hash`] of the text.
+    pub fn new(text: &str, hash: u64) -> Self {
+        Self(ThinArc::from_header_and_slice(hash, text.as_bytes()))
+    }
 
-            fn same_text(&self, other: &Self) -> bool {
-                self.0.as_ptr() == other.0.as_ptr() || self.0.slice == other.0.slice
-            }
+    /// The text.
+    pub fn text(&self) -> &str {
+        as_text(&self.0.slice)
+    }
+
+    /// The keyed hash of the text.
+    pub fn hash_code(&self) -> u64 {
+        self.0.header.header
+    }
+}
+
+impl PartialEq for RoomName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_ptr() == other.0.as_ptr() || self.hash_code() == other.hash_code() && self.0.slice == other.0.slice
+    }
+}
+
+/// The longest id of a user that needs no allocation: any number of ten digits.
+const INLINE_BYTES: usize = 10;
+
+/// Whether the id is a number, in the header of one that is shared: above the 32 bits of its hash.
+const NUMERIC: u64 = 1 << 63;
+
+/// A user, with its keyed hash and the JSON form that it has in what is sent out: 16 bytes, without an allocation for a
+/// short id. `7` and `"7"` are the same user.
+#[derive(Clone)]
+pub struct UserId(Form);
+
+#[derive(Clone)]
+enum Form {
+    Inline(Inline),
+    /// The hash, of 32 bits as well, and the text.
+    Shared(ThinArc<u64, u8>),
+}
+
+#[derive(Clone, Copy)]
+struct Inline {
+    length: u8,
+    is_numeric: bool,
+    text: [u8; INLINE_BYTES],
+    hash: u32,
+}
+
+impl UserId {
+    /// A user's name; `hash` is [`HashKey::hash`] of the text.
+    pub fn new(id: &Id, hash: u64) -> Self {
+        let (bytes, hash) = (id.text().as_bytes(), (hash >> 32) as u32);
+        if bytes.len() > INLINE_BYTES {
+            let numeric = if id.is_numeric() { NUMERIC } else { 0 };
+            return Self(Form::Shared(ThinArc::from_header_and_slice(u64::from(hash) | numeric, bytes)));
         }
+        let mut text = [0; INLINE_BYTES];
+        text[..bytes.len()].copy_from_slice(bytes);
+        Self(Form::Inline(Inline { length: bytes.len() as u8, is_numeric: id.is_numeric(), text, hash }))
+    }
 
-        impl PartialEq for $name {
-            fn eq(&self, other: &Self) -> bool {
-                self.hash_code() == other.hash_code() && self.same_text(other)
-            }
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Form::Inline(inline) => &inline.text[..usize::from(inline.length)],
+            Form::Shared(shared) => &shared.slice,
         }
+    }
 
+    fn hash_bits(&self) -> u32 {
+        match &self.0 {
+            Form::Inline(inline) => inline.hash,
+            Form::Shared(shared) => shared.header.header as u32,
+        }
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        as_text(self.bytes())
+    }
+
+    /// A hash of the user: 32 bits of the keyed hash of the text, spread over 64, since tables look at both ends.
+    pub fn hash_code(&self) -> u64 {
+        // Multiplicative hashing by the golden ratio (Knuth, The Art of Computer Programming 3, section 6.4).
+        u64::from(self.hash_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The user as it is written.
+    pub fn as_ref(&self) -> IdRef<'_> {
+        IdRef { text: self.text(), numeric: self.is_numeric() }
+    }
+
+    /// Whether it goes out as a JSON number.
+    pub fn is_numeric(&self) -> bool {
+        match &self.0 {
+            Form::Inline(inline) => inline.is_numeric,
+            Form::Shared(shared) => shared.header.header & NUMERIC != 0,
+        }
+    }
+}
+
+impl PartialEq for UserId {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash_bits() == other.hash_bits() && self.bytes() == other.bytes()
+    }
+}
+
+/// The bytes come from a `str` in every constructor; were they not, an empty name is the safe answer.
+fn as_text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+macro_rules! hashed_name {
+    ($name:ident) => {
         impl Eq for $name {}
 
         impl std::hash::Hash for $name {
@@ -164,54 +258,8 @@ macro_rules! shared_name {
     };
 }
 
-shared_name! {
-    /// The name of a room, shared, with its keyed hash. One thin pointer.
-    RoomName, u64
-}
-
-impl RoomName {
-    /// A room's name; `hash` is [`HashKey::hash`] of the text.
-    pub fn new(text: &str, hash: u64) -> Self {
-        Self(ThinArc::from_header_and_slice(hash, text.as_bytes()))
-    }
-
-    /// The keyed hash of the text.
-    pub fn hash_code(&self) -> u64 {
-        self.0.header.header
-    }
-}
-
-/// The bit of a user's hash that holds whether the id is a number: one that no table and no [`home`] looks at first.
-const NUMERIC: u64 = 1 << 56;
-
-shared_name! {
-    /// A user, shared, with its keyed hash and the JSON form that it has in what is sent out. One thin pointer. `7` and
-    /// `"7"` are the same user.
-    UserId, u64
-}
-
-impl UserId {
-    /// A user's name; `hash` is [`HashKey::hash`] of the text.
-    pub fn new(id: &Id, hash: u64) -> Self {
-        let numeric = if id.is_numeric() { NUMERIC } else { 0 };
-        Self(ThinArc::from_header_and_slice(hash & !NUMERIC | numeric, id.text().as_bytes()))
-    }
-
-    /// The keyed hash of the text, but for one bit.
-    pub fn hash_code(&self) -> u64 {
-        self.0.header.header & !NUMERIC
-    }
-
-    /// The user as it is written.
-    pub fn as_ref(&self) -> IdRef<'_> {
-        IdRef { text: self.text(), numeric: self.is_numeric() }
-    }
-
-    /// Whether it goes out as a JSON number.
-    pub fn is_numeric(&self) -> bool {
-        self.0.header.header & NUMERIC != 0
-    }
-}
+hashed_name!(RoomName);
+hashed_name!(UserId);
 
 #[cfg(test)]
 mod tests {
@@ -242,6 +290,22 @@ mod tests {
         let text = UserId::new(&Id::from_text("7").unwrap(), key.hash("7"));
         assert_eq!(number, text);
         assert!(number.is_numeric() && !text.is_numeric());
-        assert_eq!(size_of::<UserId>(), 8);
+        assert_eq!((size_of::<UserId>(), size_of::<Option<UserId>>()), (16, 16));
+    }
+
+    #[test]
+    fn an_id_is_the_same_whether_it_fits_or_is_shared() {
+        let key = HashKey::new([7; 16]);
+        let of = |text: &str| UserId::new(&Id::from_text(text).unwrap(), key.hash(text));
+        for length in 1..40 {
+            let text: String = "0123456789".chars().cycle().skip(1).take(length).collect();
+            let (user, other) = (of(&text), of(&text));
+            let number = UserId::new(&Id::parse_raw(&text).unwrap(), key.hash(&text));
+            assert_eq!((user.text(), user.is_numeric(), user.hash_code()), (&*text, false, other.hash_code()));
+            assert_eq!((&user, &user, number.text()), (&other, &number, &*text));
+            assert_eq!(user.hash_code(), number.hash_code());
+            assert_ne!(user, of(&text.replacen('1', "x", 1)), "{text}");
+            assert_eq!(matches!(user.0, Form::Inline(_)), length <= INLINE_BYTES);
+        }
     }
 }

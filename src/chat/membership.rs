@@ -16,7 +16,6 @@ use super::ids::{ConnId, RoomName, UserId, home};
 use super::outbox::SegmentHandle;
 use super::shard::Shard;
 use super::store::Change;
-use super::tables::Member;
 use crate::access::{Level, Right};
 use crate::chat::closing::CloseReason;
 use crate::planted::{self, Bug};
@@ -392,7 +391,7 @@ impl Shard {
         let room = &mut self.local_rooms[number];
         let conn = &mut self.connections[slot];
         conn.rooms.push(number, room.members.len() as u32);
-        room.members.push(Member { slot, user: conn.user });
+        room.members.push(slot);
     }
 
     /// Takes a connection out of a room's list and tells the home.
@@ -402,8 +401,8 @@ impl Shard {
         let room = &mut self.local_rooms[number];
         let at = link.index as usize;
         room.members.swap_remove(at);
-        if let Some(moved) = room.members.get(at) {
-            self.connections[moved.slot].rooms.set_index(number, link.index);
+        if let Some(&moved) = room.members.get(at) {
+            self.connections[moved].rooms.set_index(number, link.index);
         }
         let name = room.name.clone();
         let (conn, deflates) = (self.connections.id(slot), self.connections[slot].deflates());
@@ -435,7 +434,7 @@ impl Shard {
         let Some(number) = self.local_rooms.find(room) else { return };
         self.hand_out(number, segments, ends);
         if ends {
-            let members: Vec<u32> = self.local_rooms[number].members.iter().map(|member| member.slot).collect();
+            let members = self.local_rooms[number].members.clone();
             members.into_iter().for_each(|slot| self.remove_member(slot, number));
         }
     }
@@ -449,9 +448,9 @@ impl Shard {
         }
         let (soft, hard) = (self.config.limits.outbox_soft_bytes, self.config.limits.outbox_hard_bytes);
         let mut slow = Vec::new();
-        for &Member { slot, user } in &room.members {
+        for &slot in &room.members {
             let conn = &mut self.connections[slot];
-            let window_bits = conn.window_bits();
+            let (user, window_bits) = (conn.user, conn.window_bits());
             let is_other_tab = planted::is(Bug::ExcludeConnection) && self.users.slots(user)[0] != slot;
             for segment in held.iter().filter(|segment| segment.exclude != user || is_other_tab) {
                 let mut unsent = conn.outbox.bytes();

@@ -113,15 +113,6 @@ impl Users {
     }
 }
 
-/// A connection in a room's list.
-#[derive(Clone, Copy, Debug)]
-pub struct Member {
-    /// Its slot.
-    pub slot: u32,
-    /// Its user's number on this shard.
-    pub user: u32,
-}
-
 /// A room of which this shard has members.
 pub struct LocalRoom {
     /// Its name.
@@ -130,8 +121,8 @@ pub struct LocalRoom {
     pub home: ShardId,
     /// How it is found out who may enter; closed to all but services without.
     pub mode: Option<Mode>,
-    /// The members here, in no order.
-    pub members: Vec<Member>,
+    /// The slots of the members here, in no order.
+    pub members: Vec<u32>,
     /// Joins under way.
     pub pending: u32,
     /// The number of its last ring in the [`SendQueues`](super::queues::SendQueues), or [`NONE`].
@@ -194,7 +185,7 @@ impl LocalRooms {
         }
         let Some(room) = self.rooms.get_mut(place) else { return Some(0) };
         let moved = room.members.len();
-        if moved * size_of::<Member>() >= APART_BYTES {
+        if moved * size_of::<u32>() >= APART_BYTES {
             return Some(0);
         }
         // With some room, so that the next to join does not double it.

@@ -13,7 +13,7 @@ use super::shard::Shard;
 use super::slack::{give_back_slab, give_back_table};
 use crate::wire::client::ErrorCode;
 
-/// A user of one connection: 16 bytes, or the place of its list among those of [`UserHomes`].
+/// A user of one connection: 24 bytes, or the place of its list among those of [`UserHomes`].
 struct HomeUser {
     user: UserId,
     conn: ConnId,
