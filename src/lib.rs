@@ -112,7 +112,7 @@
 //! | [`access`] | who may enter which room: rules by pattern, what a token grants, and the one decision |
 //! | [`server`] | threads, mailboxes, signals, the phases of stopping |
 //! | [`reactor::turn`] | the turn, its budgets and latches |
-//! | [`reactor::tls`] | TLS sessions, and the records on their way |
+//! | [`reactor::tls`], [`reactor::unfinished`] | TLS sessions, and the records on their way; who is closed when those take too much |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
 //! | `allocator` | gives free memory back to the system |
 //! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
@@ -224,7 +224,9 @@
 //! Bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write) and nowhere else, and there
 //! stands [`Tls`](reactor::tls::Tls) where a certificate is configured; the chat knows one bit of it, that a peer has shown
 //! a certificate that is trusted. Sessions are rustls's unbuffered ones and own keys only: records are opened and
-//! sealed in buffers of the thread, and of one connection at most a record in either direction is kept, against a pool.
+//! sealed in buffers of the thread, and of one connection at most a record in either direction is kept, against a pool for
+//! each. Of a full one the oldest records are dropped at once; that their connections are over, and that a record is
+//! overdue, is found by a read, to which the poll leads by an event of its own.
 //!
 //! The latches stay true since no more is read at once than the turn's buffer takes, so that all that can be opened is, and
 //! since what is short is what the *socket* had less of than it was asked for. What is sealed cannot be taken back, so it

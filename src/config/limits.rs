@@ -111,6 +111,8 @@ limits! {
     requests_under_way_max: usize, "requests", 32, 1..=1_024;
     /// Time for a request's head, from the connection's start or the head's first byte on; with TLS the handshake included.
     handshake_ms: u64, "ms", 5_000, 100..=600_000;
+    /// Time for a record of TLS to come whole, from its first byte on.
+    tls_record_ms: u64, "ms", 15_000, 100..=600_000;
     /// Time for the first message `auth` when no token came with the upgrade.
     auth_ms: u64, "ms", 5_000, 100..=600_000;
     /// Time for a request with a body to arrive whole, and that a REST connection may stay open without a request.
@@ -131,7 +133,7 @@ limits! {
     direct_pool_bytes: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
     /// Unfinished messages, heads and bodies.
     input_pool_bytes: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
-    /// Unfinished records of TLS, those coming in and those going out.
+    /// Unfinished records of TLS: half for those coming in, half for those going out.
     tls_pool_bytes: usize, "bytes", 134_217_728, 65_536..=1_099_511_627_776;
     /// Batches that may wait in the mailbox of a thread.
     mailbox_batches_max: usize, "batches", 1_024, 1..=1_048_576;
