@@ -178,7 +178,7 @@ impl Tls {
     pub fn read(&mut self, slot: u32, socket: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<Received> {
         let at = slot as usize;
         let mut session = self.sessions[at].take();
-        let before = holdings(session.as_ref());
+        let before = holdings(session.as_deref());
         let received = self.read_session(&mut session, socket, buffer);
         self.sessions[at] = session;
         self.settle(slot, before);
@@ -297,7 +297,7 @@ impl Tls {
     /// Forgets a connection.
     pub fn remove(&mut self, slot: u32) {
         let session = self.sessions.get_mut(slot as usize).and_then(Option::take);
-        self.settle(slot, holdings(session.as_ref()));
+        self.settle(slot, holdings(session.as_deref()));
     }
 
     /// What all sessions keep, to look at.
@@ -307,7 +307,7 @@ impl Tls {
 
     /// Takes account of what a session holds, which was this before, and makes room if there is none.
     fn settle(&mut self, slot: u32, before: [Holding; 2]) {
-        let after = holdings(self.sessions.get(slot as usize).and_then(Option::as_ref));
+        let after = holdings(self.sessions.get(slot as usize).and_then(Option::as_deref));
         self.tails.change(slot, before[0], after[0]);
         self.rests.change(slot, before[1], after[1]);
         if self.tails.is_full() {
@@ -336,8 +336,8 @@ impl Tls {
     }
 }
 
-fn holdings(session: Option<&Box<Session>>) -> [Holding; 2] {
-    session.map(|session| session.holdings()).unwrap_or_default()
+fn holdings(session: Option<&Session>) -> [Holding; 2] {
+    session.map(Session::holdings).unwrap_or_default()
 }
 
 impl Session {
