@@ -326,7 +326,8 @@
 //!
 //! [`Credentials`](auth::Credentials) are immutable and shared. [`work::keyring`] makes new ones when a file or a fetched
 //! key set changes and posts them to every shard, which then forgets what it remembered. A `kid` that nobody knows is
-//! a job as well: the thread that fetches asks once more, if it may, posts what is new and then the answer.
+//! a job as well: the thread that fetches asks once more, if it may, posts what is new and then the answer. Of either kind an address
+//! has a [share](chat::errands::Errands) of its own, so that it cannot hold up the tokens of others.
 //!
 //! # Seams
 //!

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::client::Client;
+use crate::http_client::request;
 use crate::public_keys::user_token;
 use crate::server::{Server, Signal, eventually, prepare};
 use crate::signing::{Signer, jwk, public};
@@ -243,5 +244,37 @@ fn a_key_is_sought_once_for_a_token_that_another_may_have_signed() {
     let mut refused = Client::dial(server.socket(), &path, &[]).expect("the upgrade is served");
     assert_eq!(refused.expect_close(), (1008, "Invalid token".to_owned()));
     assert_eq!(source.asked(), 1, "the cooldown holds");
+    server.stop_in_order();
+}
+
+#[test]
+fn one_address_cannot_take_all_checks() {
+    let source = Source::new(set(&[("rsa", "one")]));
+    let more = [
+        ("CHAT_JWKS_TIMEOUT_MS", "3000"),
+        ("CHAT_JWKS_COOLDOWN_MS", "100"),
+        ("CHAT_TOKEN_CHECKS_MAX", "16"),
+        ("CHAT_TRUSTED_PROXIES", "127.0.0.1"),
+        ("CHAT_THREADS", "1"),
+    ];
+    let server = start(&source, &more);
+    source.answer(Answer::Silence);
+    std::thread::sleep(Duration::from_millis(100));
+    let authorization = format!("Bearer {}", second());
+    let ask = |address: &[(&str, &str)]| {
+        let mut http = server.http();
+        let headers = [&[("Authorization", authorization.as_str())], address].concat();
+        http.send(&request("GET", "/api/chat/rooms/r/online", &headers, None));
+        http
+    };
+    let mut flood: Vec<_> = (0..6).map(|n| ask(&[("X-Forwarded-For", &format!("2001:db8::{n}"))])).collect();
+    let refused = flood.iter_mut().skip(2).map(|http| http.response()).collect::<Vec<_>>();
+    refused.iter().for_each(|response| response.assert_error(503, "overloaded"));
+    // Another address, and the proxy itself, which speaks for many.
+    let mut others = vec![ask(&[("X-Forwarded-For", "2001:db8:0:1::")])];
+    others.extend((0..8).map(|_| ask(&[])));
+    let looked_at = flood.drain(..2).chain(others).map(|mut http| http.response().status).collect::<Vec<_>>();
+    assert!(looked_at.len() == 11 && looked_at.iter().all(|&status| status == 401), "{looked_at:?}");
+    assert_eq!(status(&server, &first()), 200);
     server.stop_in_order();
 }
