@@ -278,3 +278,26 @@ fn one_address_cannot_take_all_checks() {
     assert_eq!(status(&server, &first()), 200);
     server.stop_in_order();
 }
+
+#[test]
+fn no_key_is_sought_for_a_token_that_has_verified() {
+    let source = Source::new(set(&[("rsa", "one")]));
+    let folder = StoreFolder::new();
+    let path = folder.file("erp.pem");
+    std::fs::write(&path, public("rsa2")).unwrap();
+    let more = [
+        ("CHAT_JWT_KEYS", path.to_str().unwrap()),
+        ("CHAT_JWKS_COOLDOWN_MS", "100"),
+        ("CHAT_JWKS_TIMEOUT_MS", "60000"),
+        ("CHAT_THREADS", "1"),
+    ];
+    let server = start(&source, &more);
+    let good = user_token(&Signer::second("RS256"), r#","kid":"three""#, "ana");
+    assert_eq!(status(&server, &good), 200);
+    // Who asks the source now waits for a minute.
+    source.answer(Answer::Silence);
+    let asked = source.asked();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!((status(&server, &good), source.asked()), (200, asked));
+    assert_eq!(Client::connect(&server, &good).connected["userId"], "ana");
+}
