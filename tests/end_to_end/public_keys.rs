@@ -77,7 +77,7 @@ fn a_remembered_token_still_expires_and_is_revoked() {
 }
 
 #[test]
-fn a_revocation_outlives_a_restart() {
+fn a_revocation_outlives_a_restart_and_a_move() {
     let folder = StoreFolder::new();
     let store = folder.text("chat.db");
     let env = [("CHAT_STORE", store.as_str())];
@@ -93,8 +93,14 @@ fn a_revocation_outlives_a_restart() {
     // Whether it ends in order or at once.
     server.signal(Signal::KILL);
     drop(server);
-    for _ in 0..2 {
-        let server = Server::start_with(&env);
+    let (lines, copy) = (folder.text("lines"), folder.text("copy.db"));
+    for (command, store) in [("export", &store), ("import", &copy)] {
+        let mut command = bare(&[command, &lines]);
+        command.env("CHAT_STORE", store);
+        assert_eq!(run(command).code, Some(0));
+    }
+    for store in [&store, &store, &copy] {
+        let server = Server::start_with(&[("CHAT_STORE", store)]);
         assert!((0..8).all(|_| online_status(&server, &old) == 401), "on every thread");
         assert_eq!(online_status(&server, &fresh), 200);
         assert_eq!(refused(&server, &old), (1008, "Invalid token".to_owned()));
