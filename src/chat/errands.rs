@@ -9,6 +9,8 @@ use std::hash::Hash;
 use super::address_homes::AddressKey;
 use super::ids::{ConnId, UserId};
 use super::job::{Job, Question, Verify};
+use super::shard::Shard;
+use crate::access::Permit;
 use crate::config::Limits;
 
 /// As many as may be are under way.
@@ -56,10 +58,13 @@ impl<K: Clone + Eq + Hash> Tally<K> {
         Ok(())
     }
 
-    fn leave(&mut self, whose: Option<&K>) {
+    fn leave(&mut self) {
         debug_assert!(self.under_way > 0, "each answer has a job");
         self.under_way = self.under_way.saturating_sub(1);
-        let Some(whose) = whose else { return };
+    }
+
+    /// One less of somebody's share.
+    fn give_back(&mut self, whose: &K) {
         if let Some(share) = self.shares.get_mut(whose) {
             *share -= 1;
             if *share == 0 {
@@ -124,19 +129,25 @@ impl Errands {
         Ok(())
     }
 
-    /// A question about a user has been answered, or was given up.
-    pub fn note_answered(&mut self, user: &UserId) {
-        self.questions.leave(Some(user));
+    /// A question has been answered, or was given up.
+    pub fn note_answered(&mut self) {
+        self.questions.leave();
     }
 
     /// A signature was verified, of the token of a connection that may be gone.
     pub fn note_verified(&mut self, conn: ConnId) {
-        self.checks.leave(self.addresses.remove(&conn).as_ref());
+        self.checks.leave();
+        if let Some(address) = self.addresses.remove(&conn) {
+            self.checks.give_back(&address);
+        }
     }
 
     /// A key was sought, for a connection that may be gone.
     pub fn note_sought(&mut self, conn: ConnId) {
-        self.searches.leave(self.addresses.remove(&conn).as_ref());
+        self.searches.leave();
+        if let Some(address) = self.addresses.remove(&conn) {
+            self.searches.give_back(&address);
+        }
     }
 
     /// What is to be handed out next.
@@ -160,6 +171,14 @@ impl Errands {
 
     fn under_way(&self) -> usize {
         self.checks.under_way + self.searches.under_way + self.questions.under_way
+    }
+}
+
+impl Shard {
+    /// The ERP has said something about a user and a room, or could not be asked.
+    pub(super) fn finish_question(&mut self, question: &Question, permit: Option<Permit>) {
+        self.errands.questions.give_back(&question.user);
+        self.handle_permitted(question, permit);
     }
 }
 
@@ -213,7 +232,8 @@ mod tests {
             let mut errands = Errands::new(&limits, 1);
             let taken = (0..1000).take_while(|&number| errands.ask(question("ana", number), false).is_ok()).count();
             let is_left = errands.ask(question("ben", 0), false).is_ok();
-            errands.note_answered(&question("ana", 0).user);
+            errands.questions.give_back(&question("ana", 0).user);
+            errands.note_answered();
             let again = errands.ask(question("ana", 0), false).is_ok();
             while errands.poll_job().is_some() {}
             errands.check_invariants();
