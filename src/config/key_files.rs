@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ureq::http::Uri;
 
 use crate::auth::jwks::{self, KeySet};
-use crate::auth::{ApiKeys, Credentials, Key, Keys, pem};
+use crate::auth::{ApiKeys, CANDIDATES_MAX, Credentials, Key, Keys, pem};
 use crate::error::Error;
 
 /// Reads a file whole.
@@ -61,12 +61,20 @@ impl KeyFiles {
     /// What is in the PEM files.
     ///
     /// # Errors
-    /// The first that cannot be read or used.
+    /// The first that cannot be read or used, or has a key more of its kind than a token is tried with.
     pub fn read_pem(&self, read_file: ReadFile) -> Result<Vec<Arc<Key>>, Error> {
         let mut keys = Vec::new();
         for path in &self.pem {
             let found = pem::keys(&read(path, read_file)?).map_err(|reason| unusable(path, reason))?;
             keys.extend(found.into_iter().map(Arc::new));
+            if let Some(kind) = Keys::of(keys.clone()).crowded_kind() {
+                let kind = kind.name();
+                let reason = format!(
+                    "is one too many: with it there are more than {CANDIDATES_MAX} {kind} keys in files, which have no name, \
+                     and a token is tried with {CANDIDATES_MAX} at most; remove those that are out of use"
+                );
+                return Err(unusable(path, reason));
+            }
         }
         Ok(keys)
     }

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use super::crew;
 use super::fetch::Fetcher;
 use super::watch::Watch;
-use crate::auth::{ApiKeys, Credentials, Key, jwks};
+use crate::auth::{ApiKeys, CANDIDATES_MAX, Credentials, Key, jwks};
 use crate::chat::ids::{ConnId, ShardId};
 use crate::chat::job::Done;
 use crate::config::{Config, JwksPlace, KeyFiles, taken};
@@ -68,6 +68,7 @@ impl SharedKeyring {
         let Keyring { files, pem, jwks, api_keys, .. } = &mut *keyring.lock();
         (*pem, *jwks) = (files.read_pem(read_file)?, files.read_jwks(read_file)?);
         *api_keys = files.read_api_keys(read_file)?;
+        warn_if_crowded(&files.credentials(pem, jwks, api_keys.clone()));
         Ok(keyring.clone())
     }
 
@@ -147,6 +148,7 @@ impl SharedKeyring {
         let mut keyring = self.lock();
         change(&mut keyring);
         let credentials = Arc::new(keyring.credentials());
+        warn_if_crowded(&credentials);
         for mailer in &keyring.mailers {
             // A thread that has ended needs to be told nothing.
             let _ = mailer.post(Post::Credentials(credentials.clone()));
@@ -231,6 +233,15 @@ impl Remote {
                 self.failure = Some(reason);
             }
         }
+    }
+}
+
+/// Not every token without a `kid` verifies that should, if there are too many keys of its kind; but those of a set have
+/// names that a token can give.
+fn warn_if_crowded(credentials: &Credentials) {
+    if let Some(kind) = credentials.keys.crowded_kind() {
+        let (kind, max) = (kind.name(), CANDIDATES_MAX);
+        tracing::warn!(kind, max, "there are more keys of a kind than a token without a kid is tried with");
     }
 }
 

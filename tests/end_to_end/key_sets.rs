@@ -301,3 +301,14 @@ fn no_key_is_sought_for_a_token_that_has_verified() {
     assert_eq!((status(&server, &good), source.asked()), (200, asked));
     assert_eq!(Client::connect(&server, &good).connected["userId"], "ana");
 }
+
+#[test]
+fn a_set_of_more_keys_than_are_tried_is_warned_of() {
+    let mut keys: Vec<_> = ["a", "b", "c", "d"].map(|id| ("rsa2", id)).to_vec();
+    keys.push(("rsa", "one"));
+    let source = Source::new(set(&keys));
+    let server = start(&source, &[("CHAT_THREADS", "1")]);
+    server.log_line(|line| line.contains("WARN") && line.contains("than a token without a kid is tried with"));
+    assert_eq!(status(&server, &first()), 200, "the one that it names is tried");
+    assert_eq!(status(&server, &user_token(&Signer::of("RS256"), "", "ana")), 401);
+}

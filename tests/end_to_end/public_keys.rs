@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, now_s, token, unique};
 use crate::http_client::request;
-use crate::server::{Server, Signal, bare, eventually, run};
+use crate::server::{Server, Signal, bare, eventually, run, with_defaults};
 use crate::signing::{Signer, public};
 use crate::store_folder::StoreFolder;
 
@@ -270,6 +270,25 @@ fn key_files_are_read_again_and_who_is_there_stays() {
     eventually("every thread has it", || (online_status(&server, &old_token) == 401).then_some(()));
     ana.expect_none();
     server.stop_in_order();
+}
+
+#[test]
+fn more_keys_of_a_kind_than_are_tried_stop_the_start() {
+    let files =
+        |count: usize| [vec![key_file("p256.crt.pem")], vec![key_file("rsa.pub.pem"); count]].concat().join(",");
+    let check = |keys: &str| {
+        let mut command = bare(&["check"]);
+        with_defaults(&mut command, 3001, &[("CHAT_JWT_KEYS", keys)]);
+        run(command)
+    };
+    assert_eq!(check(&files(4)).code, Some(0));
+    let refused = check(&files(5));
+    let words = ["rsa.pub.pem", "more than 4 RSA keys in files", "remove those that are out of use"];
+    assert!(
+        refused.code == Some(2) && words.iter().all(|word| refused.stderr[0].contains(word)),
+        "{:?}",
+        refused.stderr
+    );
 }
 
 #[test]
