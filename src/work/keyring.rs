@@ -220,8 +220,7 @@ impl Remote {
                 let jwks = taken(set);
                 tracing::debug!(keys = jwks.len(), "the key set was fetched");
                 let known = self.keyring.lock().jwks.clone();
-                let is_same = known.len() == jwks.len() && known.iter().zip(&jwks).all(|(old, new)| old.is_same(new));
-                if !is_same {
+                if !is_same_set(&known, &jwks) {
                     tracing::info!(keys = jwks.len(), "the key set has other keys");
                     self.keyring.change(|keyring| keyring.jwks = jwks);
                 }
@@ -245,6 +244,31 @@ fn warn_if_crowded(credentials: &Credentials) {
     }
 }
 
+/// Whether the same keys are there, in whatever order.
+fn is_same_set(some: &[Arc<Key>], others: &[Arc<Key>]) -> bool {
+    let is_among = |key: &Arc<Key>, others: &[Arc<Key>]| others.iter().any(|other| key.is_same(other));
+    some.iter().all(|key| is_among(key, others)) && others.iter().all(|key| is_among(key, some))
+}
+
 fn read_file(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_in_another_order_are_the_same_set() {
+        let key = |secret: &[u8], until_ms| Arc::new(Key::secret(secret, until_ms));
+        let (one, two) = (key(b"a secret of one", None), key(b"a secret of two", None));
+        let is_same = |some: &[&Arc<Key>], others: &[&Arc<Key>]| {
+            let owned = |keys: &[&Arc<Key>]| keys.iter().map(|&key| key.clone()).collect::<Vec<_>>();
+            is_same_set(&owned(some), &owned(others))
+        };
+        assert!(is_same(&[&one, &two], &[&two, &one]) && is_same(&[], &[]));
+        assert!(!is_same(&[&one], &[&one, &two]) && !is_same(&[&one, &two], &[&two]));
+        assert!(!is_same(&[&one, &two], &[&one, &key(b"another secret", None)]));
+        assert!(!is_same(&[&one, &two], &[&one, &key(b"a secret of two", Some(1))]));
+    }
 }

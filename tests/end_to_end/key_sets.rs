@@ -312,3 +312,21 @@ fn a_set_of_more_keys_than_are_tried_is_warned_of() {
     assert_eq!(status(&server, &first()), 200, "the one that it names is tried");
     assert_eq!(status(&server, &user_token(&Signer::of("RS256"), "", "ana")), 401);
 }
+
+#[test]
+fn the_order_of_a_set_means_nothing() {
+    let mut keys = vec![("rsa", "one"), ("rsa2", "two")];
+    let source = Source::new(set(&keys));
+    let server = start(&source, &[("CHAT_THREADS", "1")]);
+    let (changes, asked) = (|| server.log().matches("the key set has other keys").count(), source.asked());
+    let before = changes();
+    keys.reverse();
+    source.answer(set(&keys));
+    server.signal(Signal::HUP);
+    eventually("it is fetched again", || (source.asked() > asked).then_some(()));
+    // What is new is told behind what was not.
+    source.answer(set(&keys[..1]));
+    server.signal(Signal::HUP);
+    eventually("other keys are noted", || (changes() > before).then_some(()));
+    assert_eq!(changes(), before + 1);
+}
