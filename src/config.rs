@@ -27,13 +27,15 @@ use crate::auth::{Algorithm, ApiKeys, Credentials, Key, KeyKind, Keys};
 use crate::error::Error;
 use crate::log::LogConfig;
 
-pub use key_files::{JwksPlace, KeyFiles, is_url, taken};
+pub use key_files::{JwksPlace, KeyFiles, is_url, shown_url, taken};
 pub use limits::{LimitRow, Limits};
 pub use memory::*;
 pub use open_files::{FILES_RESERVED, hard_limit, raise_limit};
 pub use origins::Origins;
 pub use proxies::Proxies;
-pub use settings::{Setting, TABLE as SETTINGS, table_markdown as settings_markdown};
+pub use settings::{
+    CHAT_TLS_CERT, CHAT_TLS_CLIENT_CA, CHAT_TLS_KEY, Setting, TABLE as SETTINGS, table_markdown as settings_markdown,
+};
 pub use source::{Inputs, Source};
 
 use settings::*;
@@ -450,11 +452,10 @@ impl Reader<'_> {
             parsed.map(|keys| many = keys)
         })
         .map_err(|error| match wrong.take() {
-            Some(reason) => Error::Conflict { rule: format!("CHAT_API_KEYS: {reason}") },
+            Some(reason) => wrong_api_keys(&reason),
             None => error,
         })?;
-        let base_api_keys =
-            one.and(&many).map_err(|reason| Error::Conflict { rule: format!("CHAT_API_KEYS: {reason}") })?;
+        let base_api_keys = one.and(&many).map_err(|reason| wrong_api_keys(&reason))?;
         let api_keys = self.read(CHAT_API_KEYS_FILE, "", |text| Some((!text.is_empty()).then(|| text.into())))?;
         Ok(KeyFiles { base, base_api_keys, pem, jwks, api_keys })
     }
@@ -522,6 +523,12 @@ impl Reader<'_> {
         }
         Ok(limits)
     }
+}
+
+/// A fault of `CHAT_API_KEYS`, told without the keys.
+fn wrong_api_keys(reason: &str) -> Error {
+    let Setting { key, accepted, .. } = CHAT_API_KEYS;
+    Error::Conflict { rule: format!("{key}: {reason}; give {accepted}") }
 }
 
 /// Text of decimal digits only, since `parse` would also take a sign.

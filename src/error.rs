@@ -53,6 +53,17 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A file that a key names cannot be used.
+    NamedFile {
+        /// The key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, as a sentence about it or its contents.
+        reason: String,
+        /// What the file has to hold.
+        accepted: &'static str,
+    },
     /// The address cannot be listened on.
     Bind {
         /// The address.
@@ -93,6 +104,9 @@ impl fmt::Display for Error {
             }
             Error::Conflict { rule } => f.write_str(rule),
             Error::File { path, reason } | Error::Store { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Error::NamedFile { key, path, reason, accepted } => {
+                write!(f, "{key}: {}: {reason}; give {accepted}", path.display())
+            }
             Error::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "{address} is already in use: stop the other server or choose another WS_PORT")
             }
@@ -131,7 +145,14 @@ mod tests {
             accepted: "an integer from 1 to 256".into(),
         };
         assert_eq!(value.to_string(), "CHAT_THREADS=0 (environment) is not accepted: an integer from 1 to 256");
-        for error in [taken, value] {
+        let file = Error::NamedFile {
+            key: "CHAT_TLS_KEY",
+            path: "key.pem".into(),
+            reason: "it has no private key".into(),
+            accepted: "a PEM file with one",
+        };
+        assert_eq!(file.to_string(), "CHAT_TLS_KEY: key.pem: it has no private key; give a PEM file with one");
+        for error in [taken, value, file] {
             assert!(!error.to_string().contains('\n'));
         }
     }

@@ -114,7 +114,7 @@
 //! | [`reactor::turn`] | the turn, its budgets and latches |
 //! | [`reactor::tls`], [`reactor::unfinished`] | TLS sessions, and the records on their way; who is closed when those take too much |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
-//! | `allocator` | gives free memory back to the system |
+//! | `allocator` | keeps large blocks apart, gives free memory back to the system |
 //! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
 //! | [`chat::shard`] | [`Shard`](chat::shard::Shard), the owner of everything below, and its `handle_*` and `poll_*` |
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
@@ -140,7 +140,7 @@
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp`, [`wire::stored`] | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
-//! | [`work::database`], [`work::schema`], [`work::ledger`], `work::members`, [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; memberships; what is read; what is removed |
+//! | [`work::database`], [`work::schema`], [`work::ledger`], `work::members`, `work::room`, [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; memberships; the row of a room; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
 //! | [`work::revocations`] | whose older tokens are refused, kept over a restart |
@@ -195,11 +195,11 @@
 //! - **A message is compressed once**, never per member, and no connection owns a window.
 //! - **A frame is never cut**: also a connection that is closed while behind gets the rest of the frame begun, then
 //!   Close.
-//! - **An idle connection owns no buffer.** Unfinished input, HTTP state and joins under way live in
+//! - **An idle connection owns no buffer.** Unfinished input and HTTP state live in
 //!   [`Extra`](chat::connection::Extra), which is freed when empty.
 //! - **A slot is freed only at the end of a turn.**
 //! - **Maps are keyed** with a secret of the process, where their keys come from peers.
-//! - **Peer input never panics.** There is no `unsafe` but one call in `allocator`.
+//! - **Peer input never panics.** There is no `unsafe` but two calls in `allocator`.
 //! - **A peer's fault is a [`CloseReason`](chat::closing::CloseReason) or an `error`, an operator's an
 //!   [`Error`](error::Error) at the start, a bug an assertion.**
 //!

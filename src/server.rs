@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::access::Mode;
+use crate::allocator;
 use crate::chat::drain::Stage;
 use crate::chat::ids::{HashKey, ShardId};
 use crate::chat::job::{Done, Question, Verify};
@@ -53,6 +54,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 /// # Errors
 /// As those of [`run`].
 pub fn run_announced(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), Error> {
+    allocator::prepare();
     let signals = Signalled::listen()?;
     let raised = config::raise_limit();
     if let Err(error) = raised {

@@ -120,7 +120,7 @@ pub fn is_name(name: &str) -> bool {
 }
 
 fn parse_entry(entry: &str) -> Result<(&str, [u8; 32]), &'static str> {
-    let (name, key) = entry.split_once(':').ok_or("give name:key or name:sha256:HEX")?;
+    let (name, key) = entry.split_once(':').ok_or("there is no : between a name and a key")?;
     if !is_name(name) {
         return Err("a name has 1 to 64 of the letters a to z, digits, -, _ and .");
     }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_without_the_key() {
         for (entry, reason) in [
-            ("abc", "give name:key"),
+            ("abc", "there is no : between"),
             (":0123456789abcdef", "a name has"),
             ("a b:0123456789abcdef", "a name has"),
             ("a:0123456789abcde", "at least 16 bytes"),
@@ -192,7 +192,7 @@ mod tests {
     fn files_have_comments() {
         let text = "# of the ERP\n\nerp:0123456789abcdef  \r\n   # old\n";
         assert_eq!(ApiKeys::parse_file(text).unwrap().find(KEY), Some("erp"));
-        assert_eq!(ApiKeys::parse_file("\nx").unwrap_err(), "line 2: give name:key or name:sha256:HEX");
+        assert_eq!(ApiKeys::parse_file("\nx").unwrap_err(), "line 2: there is no : between a name and a key");
         assert!(ApiKeys::parse_file("# none\n").unwrap().is_empty());
         let both = ApiKeys::one(KEY).and(&ApiKeys::one(KEY)).unwrap_err();
         assert_eq!(both, "default: another key has this name");

@@ -102,9 +102,8 @@ impl AddressHomes {
             return Err(1000);
         }
         let Some(rule) = rule else { return Ok(()) };
-        let wanted = owed_ms(entry.until, now).saturating_add(rule.cost_ms(1));
-        if wanted > rule.burst_ms() {
-            return Err(wanted - rule.burst_ms());
+        if let Some(wait_ms) = rule.wait_ms(owed_ms(entry.until, now), rule.cost_ms(1)) {
+            return Err(wait_ms);
         }
         entry.until = later(entry.until, now).wrapping_add(rule.cost_ms(1));
         Ok(())

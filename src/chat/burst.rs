@@ -124,6 +124,13 @@ impl Burst {
         closed.into()
     }
 
+    /// Frees the buffer of an empty burst.
+    pub fn compact(&mut self) {
+        if self.is_empty() {
+            self.open = Vec::new();
+        }
+    }
+
     fn close_segment(&mut self) {
         if let Some((kind, exclude)) = self.open_kind.take() {
             let frames = Frames::new(Arc::from(&self.open[..]), None);

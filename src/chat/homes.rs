@@ -80,6 +80,12 @@ impl RoomHomes {
         give_back_table(&mut self.table, |&n| entries[n as usize].name.hash_code());
     }
 
+    /// Has the room of this number, if there is one, [compact](Room::compact) its tables; `None` behind the last number.
+    pub fn compact(&mut self, number: u32) -> Option<usize> {
+        let place = number as usize;
+        (place < self.entries.capacity()).then(|| self.entries.get_mut(place).map_or(0, |entry| entry.room.compact()))
+    }
+
     /// A window has opened: those that waited try again.
     pub fn unblock(&mut self) {
         self.dirty.append(&mut self.blocked);

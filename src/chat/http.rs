@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use super::connection::{Flag, Phase};
 use super::denial::DenialReason;
 use super::envelope::Answer;
+use super::ids::UserId;
 use super::routes::{Body, Gather, Handled, origin};
 use super::shard::Shard;
 use super::wheel::TICK_MS;
@@ -68,8 +69,18 @@ struct Pending {
 
 enum State {
     Ready(Vec<u8>),
-    Waiting,
-    Gathering(Box<Gather>),
+    /// For what a room's home, or the store, says to the user who asks.
+    Waiting(Option<UserId>),
+    Gathering(Option<UserId>, Box<Gather>),
+}
+
+impl State {
+    fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::Ready(_) => None,
+            Self::Waiting(user) | Self::Gathering(user, _) => user.as_ref(),
+        }
+    }
 }
 
 /// An answer before it is written.
@@ -248,14 +259,14 @@ impl Shard {
         let manner = Manner { keep_alive, head_only: head.method == "HEAD", allow_origin };
         let number = http.first.wrapping_add(http.ring.len() as u32);
         let is_first = http.ring.is_empty();
-        let handled = match self.config.service {
+        let (handled, user) = match self.config.service {
             Service::Chat => self.handle_http_request(slot, number, head, framing, &body, is_first),
-            Service::Echo => self.echo_request(slot, head, framing, &body, is_first),
+            Service::Echo => (self.echo_request(slot, head, framing, &body, is_first), None),
         };
         let state = match handled {
             Handled::Now(rest) => State::Ready(self.write_rest(&manner, &rest)),
-            Handled::Pending => State::Waiting,
-            Handled::Gather(gather) => State::Gathering(gather),
+            Handled::Pending => State::Waiting(user),
+            Handled::Gather(gather) => State::Gathering(user, gather),
             Handled::NotYet => return Read::Paused,
             Handled::Upgraded => return Read::Used(used),
         };
@@ -310,16 +321,17 @@ impl Shard {
 
     /// Takes the answer to a request, or to a part of one.
     pub(super) fn answer_http(&mut self, slot: u32, number: u32, part: Option<u32>, answer: Answer) {
-        if matches!(answer, Answer::Refused(ErrorCode::Forbidden) | Answer::Denied(_)) {
-            self.deny(slot, DenialReason::Forbidden, None, "REST");
-        }
         let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };
         let at = number.wrapping_sub(http.first) as usize;
+        if matches!(answer, Answer::Refused(ErrorCode::Forbidden) | Answer::Denied(_)) {
+            let user = http.ring.get(at).and_then(|pending| pending.state.user());
+            self.deny(slot, DenialReason::Forbidden, user.map(UserId::text), "REST");
+        }
         if let Some(pending) = http.ring.get_mut(at) {
             let finished = match &mut pending.state {
                 State::Ready(_) => None,
-                State::Waiting => Some(self.render(answer)),
-                State::Gathering(gather) => self.gather_part(slot, number, gather, part, answer),
+                State::Waiting(_) => Some(self.render(answer)),
+                State::Gathering(_, gather) => self.gather_part(slot, number, gather, part, answer),
             };
             if let Some(rest) = finished {
                 pending.state = State::Ready(self.write_rest(&pending.manner, &rest));
@@ -334,8 +346,8 @@ impl Shard {
         let http = self.connections[slot].extra.as_mut()?.http.as_mut()?;
         let at = number.wrapping_sub(http.first) as usize;
         match &mut http.ring.get_mut(at)?.state {
-            State::Gathering(gather) => Some(gather),
-            State::Ready(_) | State::Waiting => None,
+            State::Gathering(_, gather) => Some(gather),
+            State::Ready(_) | State::Waiting(_) => None,
         }
     }
 
@@ -343,7 +355,7 @@ impl Shard {
     pub(super) fn each_gathering(&self, slot: u32, mut look: impl FnMut(&Gather)) {
         let Some(http) = self.connections[slot].extra.as_ref().and_then(|extra| extra.http.as_ref()) else { return };
         for pending in &http.ring {
-            if let State::Gathering(gather) = &pending.state {
+            if let State::Gathering(_, gather) = &pending.state {
                 look(gather);
             }
         }
@@ -353,7 +365,7 @@ impl Shard {
     pub(super) fn finish_gathering(&mut self, slot: u32, mut finish: impl FnMut(&mut Gather) -> Option<Rest>) {
         let Some(mut http) = self.connections[slot].extra.as_mut().and_then(|extra| extra.http.take()) else { return };
         for pending in &mut http.ring {
-            let State::Gathering(gather) = &mut pending.state else { continue };
+            let State::Gathering(_, gather) = &mut pending.state else { continue };
             if let Some(rest) = finish(gather) {
                 pending.state = State::Ready(self.write_rest(&pending.manner, &rest));
             }

@@ -12,6 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use hashbrown::HashTable;
 
 use super::ids::{ShardId, UserId};
+use super::slack::APART_BYTES;
 use crate::planted::{self, Bug};
 
 /// The users of a room, with the connections that each has on each source.
@@ -150,6 +151,20 @@ impl Presence {
                 Left::Gone(entry.user)
             }
         }
+    }
+
+    /// Moves the table to where the heap has room for it as it is now; returns how many entries that took.
+    pub fn compact(&mut self) -> usize {
+        let moved = self.entries.len();
+        if moved * size_of::<Entry>() >= APART_BYTES {
+            return 0;
+        }
+        let mut compact = HashTable::with_capacity(moved);
+        for entry in self.entries.drain() {
+            compact.insert_unique(entry.user.hash_code(), entry, |e: &Entry| e.user.hash_code());
+        }
+        self.entries = compact;
+        moved
     }
 
     /// A room that was large once does not stay so in memory, nor in the cost of walking it.

@@ -175,6 +175,12 @@ impl Room {
         }
     }
 
+    /// Moves what a storm of joins has left scattered over the heap; returns how many entries that took.
+    pub fn compact(&mut self) -> usize {
+        self.burst.compact();
+        self.presence.compact()
+    }
+
     /// Handles what a shard asks; the reply comes with the next [`Room::freeze`], or once the store has answered.
     pub fn handle_ask(&mut self, cx: &mut RoomContext<'_>, asked: Asked) {
         if !self.store.is_known() {
@@ -551,5 +557,7 @@ impl Room {
     }
 }
 
+#[cfg(test)]
+mod gate_tests;
 #[cfg(test)]
 mod tests;

@@ -109,7 +109,9 @@ pub struct Call<'a> {
     pub target: Target<'a>,
     /// Who asks.
     pub caller: Caller,
-    /// The user who asks about a room, where its home has to find out whether the one may.
+    /// The user who asks, if it is one.
+    pub user: Option<UserId>,
+    /// The same, about a room where its home has to find out whether the one may.
     pub visitor: Option<UserId>,
     /// The body; empty if there is none.
     pub body: &'a [u8],
@@ -237,7 +239,8 @@ impl Route {
 }
 
 impl Shard {
-    /// Handles one complete request; `is_first` says that none before it is unanswered.
+    /// Handles one complete request; `is_first` says that none before it is unanswered. Returns with what became of it the
+    /// user who asks, if it is one.
     pub(super) fn handle_http_request(
         &mut self,
         slot: u32,
@@ -246,46 +249,56 @@ impl Shard {
         framing: &Framing,
         body: &Body<'_>,
         is_first: bool,
-    ) -> Handled {
+    ) -> (Handled, Option<UserId>) {
+        match self.read_call(slot, number, head, framing, body, is_first) {
+            Ok((route, call)) => (self.dispatch(route, &call), call.user),
+            Err(handled) => (handled, None),
+        }
+    }
+
+    /// Takes a request apart, unless it is answered without being a call.
+    fn read_call<'a>(
+        &mut self,
+        slot: u32,
+        number: u32,
+        head: &'a Head<'_>,
+        framing: &Framing,
+        body: &'a Body<'_>,
+        is_first: bool,
+    ) -> Result<(Route, Call<'a>), Handled> {
         let target = match parse_target(head.target) {
             Ok(target) => target,
-            Err(reject) => return error(reject.status, ErrorCode::InvalidMessage, reject.reason),
+            Err(reject) => return Err(error(reject.status, ErrorCode::InvalidMessage, reject.reason)),
         };
         let Some(route) = Route::of(&target.segments) else {
             if head.method == "OPTIONS" && head.target == "*" {
-                return Handled::Now(options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+                return Err(Handled::Now(options("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")));
             }
-            return error(404, ErrorCode::NotFound, "there is nothing at this path");
+            return Err(error(404, ErrorCode::NotFound, "there is nothing at this path"));
         };
         if head.method == "OPTIONS" {
-            return Handled::Now(options(route.allow()));
+            return Err(Handled::Now(options(route.allow())));
         }
         if !route.allows(head.method) {
             let mut rest = Rest::error(405, ErrorCode::InvalidMessage, "this path does not take this method");
             rest.headers.push(("Allow", route.allow().to_owned()));
-            return Handled::Now(rest);
+            return Err(Handled::Now(rest));
         }
         if route == Route::Socket {
-            return self.handle_upgrade(slot, head, framing, is_first, |shard, wanted| {
+            return Err(self.handle_upgrade(slot, head, framing, is_first, |shard, wanted| {
                 shard.open_websocket(slot, head, &target, wanted)
-            });
+            }));
         }
         if route.is_open() {
-            return Handled::Now(self.health(route));
+            return Err(Handled::Now(self.health(route)));
         }
-        let (caller, visitor) = match self.caller(slot, head, route, &target) {
-            Ok(found) => found,
-            Err(handled) => return handled,
-        };
-        let body = match check_body(head, route, body) {
-            Ok(body) => body,
-            Err(rest) => return Handled::Now(rest),
-        };
+        let (caller, visitor) = self.caller(slot, head, route, &target)?;
+        let user = visitor.clone().or_else(|| caller.user().map(|user| self.user_id(user)));
+        let body = check_body(head, route, body).map_err(Handled::Now)?;
         let idempotency_key = head.header("idempotency-key").map(|key| str::from_utf8(key).unwrap_or_default());
         let method = if head.method == "HEAD" { "GET" } else { head.method };
         let class = route.class(method);
-        let call = Call { slot, number, method, target, caller, visitor, body, class, idempotency_key };
-        self.dispatch(route, &call)
+        Ok((route, Call { slot, number, method, target, caller, user, visitor, body, class, idempotency_key }))
     }
 
     fn dispatch(&mut self, route: Route, call: &Call<'_>) -> Handled {
@@ -327,8 +340,8 @@ impl Shard {
 
     /// What is asked last of all of a call: whether there is room for it now.
     pub(super) fn turn_away(&mut self, call: &Call<'_>) -> Option<Handled> {
-        if let Some(user) = call.caller.user().map(|user| self.user_id(user))
-            && let Err(retry_ms) = self.charge_call(call.slot, &user, call.class)
+        if let Some(user) = &call.user
+            && let Err(retry_ms) = self.charge_call(call.slot, user, call.class)
         {
             let mut rest = Rest::error(429, ErrorCode::RateLimited, "too many requests, slow down");
             rest.set_retry_after(retry_ms.div_ceil(1000));

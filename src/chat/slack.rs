@@ -3,6 +3,10 @@
 //! Queues and tables keep their capacity while there is work, since the next turn may need it. When a shard is about to
 //! sleep, at most once a second, what is empty and was much larger than usual is freed, so that ten thousand joins in a
 //! second cost no memory in the hours after them. Costs a few compares where there is nothing to give back.
+//!
+//! What a storm leaves behind is also where things stand: the tables of rooms grow among its buffers, and when those are
+//! freed each table keeps pages that hold nothing else. So after many changes the rooms are *compacted*, some each
+//! turn: their tables are moved together, before the allocator is asked to give back what is free.
 
 use std::collections::VecDeque;
 
@@ -15,6 +19,12 @@ use super::wheel::TICK_MS;
 /// Places that a queue or table keeps while it is empty.
 const KEPT: usize = 256;
 
+/// Blocks of this size have pages of their own: there is nothing to gain from moving them.
+pub const APART_BYTES: usize = 128 * 1024;
+
+/// Entries of tables that are moved before others have their turn; one room may exceed it.
+const MOVED_PER_TURN: usize = 4096;
+
 /// So many connections, memberships and rooms that came or went leave enough holes in the heap to be worth closing; and an eighth
 /// of the connections, so that a look, whose cost grows with the heap, is paid for by changes that grow alike.
 const CHANGES_MIN: u32 = 4096;
@@ -26,6 +36,8 @@ const TICKS_MIN: u32 = 4;
 pub struct Churn {
     changes: u32,
     tick: u32,
+    /// The number of the next room to compact, while that goes on.
+    compacting: Option<u32>,
 }
 
 impl Churn {
@@ -36,6 +48,9 @@ impl Churn {
 
     /// When the heap of so many connections is to be looked at, on the tick clock, if it is worth it.
     pub fn due_ms(&self, connections: usize) -> Option<u64> {
+        if self.compacting.is_some() {
+            return Some(0);
+        }
         self.is_worth(connections).then(|| u64::from(self.tick + TICKS_MIN) * TICK_MS)
     }
 
@@ -47,19 +62,22 @@ impl Churn {
         tick < self.tick + TICKS_MIN
     }
 
-    /// Begins anew; returns whether the heap is worth a look. If it is not, the changes go on counting.
-    fn restart(&mut self, tick: u32, connections: usize) -> bool {
+    /// Begins anew, with the rooms to compact if the heap is worth a look. If it is not, the changes go on counting.
+    fn restart(&mut self, tick: u32, connections: usize) {
         let is_worth = self.is_worth(connections);
-        *self = Self { changes: if is_worth { 0 } else { self.changes }, tick };
-        is_worth
+        let changes = if is_worth { 0 } else { self.changes };
+        *self = Self { changes, tick, compacting: is_worth.then_some(0) };
     }
 }
 
 impl Shard {
     /// Frees what is empty and large, at most once a second; to be called when there is nothing to do. Returns whether
-    /// so much has come and gone that the heap is worth a look as well.
+    /// so much has come and gone that the heap is worth a look as well, once the rooms are compacted.
     pub fn give_back(&mut self) -> bool {
         let tick = self.tick();
+        if self.churn.compacting.is_some() {
+            return self.compact_rooms();
+        }
         if self.churn.is_too_soon(tick) {
             return false;
         }
@@ -75,7 +93,26 @@ impl Shard {
         self.user_homes.give_back();
         self.pool.give_back();
         self.rooms.give_back();
-        self.churn.restart(tick, self.connections.len())
+        self.churn.restart(tick, self.connections.len());
+        self.compact_rooms()
+    }
+
+    /// Compacts some of the rooms; returns whether they were the last.
+    fn compact_rooms(&mut self) -> bool {
+        let Some(mut number) = self.churn.compacting else { return false };
+        let mut moved = 0;
+        while moved < MOVED_PER_TURN {
+            let (home, here) = (self.rooms.compact(number), self.local_rooms.compact(number));
+            if home.is_none() && here.is_none() {
+                self.churn.compacting = None;
+                return true;
+            }
+            // A place without a room is looked at as well.
+            moved += 1 + home.unwrap_or(0) + here.unwrap_or(0);
+            number += 1;
+        }
+        self.churn.compacting = Some(number);
+        false
     }
 }
 
@@ -130,11 +167,15 @@ mod tests {
     fn the_heap_is_looked_at_after_many_changes_and_not_too_often() {
         let mut churn = Churn::default();
         (1..CHANGES_MIN).for_each(|_| churn.note());
-        assert!(churn.due_ms(0).is_none() && !churn.restart(100, 0));
+        churn.restart(100, 0);
+        assert!(churn.due_ms(0).is_none() && churn.compacting.is_none());
         churn.note();
         assert!(churn.due_ms(1_000_000).is_none());
         assert_eq!(churn.due_ms(19_000), Some(u64::from(100 + TICKS_MIN) * TICK_MS));
         assert!(churn.is_too_soon(100 + TICKS_MIN - 1) && !churn.is_too_soon(100 + TICKS_MIN));
-        assert!(churn.restart(100 + TICKS_MIN, 0) && churn.due_ms(0).is_none());
+        churn.restart(100 + TICKS_MIN, 0);
+        assert_eq!((churn.compacting, churn.due_ms(0)), (Some(0), Some(0)), "the rooms are compacted first, and now");
+        churn.compacting = None;
+        assert!(churn.due_ms(0).is_none());
     }
 }

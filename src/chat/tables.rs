@@ -8,7 +8,7 @@ use slab::Slab;
 
 use super::connection::NONE;
 use super::ids::{RoomName, ShardId, UserId};
-use super::slack::{give_back_slab, give_back_table};
+use super::slack::{APART_BYTES, give_back_slab, give_back_table};
 use crate::access::Mode;
 
 struct UserEntry {
@@ -183,6 +183,25 @@ impl LocalRooms {
         if let Ok(found) = self.table.find_entry(name.hash_code(), |&n| n == number) {
             found.remove();
         }
+    }
+
+    /// Moves the list of members of the room of this number, if there is one, to where the heap has room for it as it is
+    /// now; returns how many members that took, and `None` behind the last number.
+    pub fn compact(&mut self, number: u32) -> Option<usize> {
+        let place = number as usize;
+        if place >= self.rooms.capacity() {
+            return None;
+        }
+        let Some(room) = self.rooms.get_mut(place) else { return Some(0) };
+        let moved = room.members.len();
+        if moved * size_of::<Member>() >= APART_BYTES {
+            return Some(0);
+        }
+        // With some room, so that the next to join does not double it.
+        let mut members = Vec::with_capacity(moved + moved / 8);
+        members.append(&mut room.members);
+        room.members = members;
+        Some(moved)
     }
 
     /// All of them.

@@ -13,6 +13,16 @@ use crate::auth::jwks::{self, KeySet};
 use crate::auth::{ApiKeys, CANDIDATES_MAX, Credentials, Key, Keys, pem};
 use crate::error::Error;
 
+use super::settings::{CHAT_API_KEYS_FILE, CHAT_JWKS, CHAT_JWT_KEYS, Setting};
+
+const PEM_COUNT_ACCEPTED: &str = "at most four of a kind, since they have no name and a token is tried with no more; \
+                                  take out those that are not used any more";
+const PEM_ACCEPTED: &str = "PEM with PUBLIC KEY, RSA PUBLIC KEY or CERTIFICATE, of RSA with 2048 to 4096 bits, ECDSA \
+                            P-256 or P-384, or Ed25519";
+const JWKS_ACCEPTED: &str = "a JSON Web Key Set with a public key for signatures: RSA of 2048 to 4096 bits, ECDSA P-256 \
+                             or P-384, or Ed25519";
+const API_KEYS_ACCEPTED: &str = "name:key or name:sha256:HEX in each line, each name once";
+
 /// Reads a file whole.
 pub type ReadFile = fn(&Path) -> io::Result<String>;
 
@@ -65,15 +75,12 @@ impl KeyFiles {
     pub fn read_pem(&self, read_file: ReadFile) -> Result<Vec<Arc<Key>>, Error> {
         let mut keys = Vec::new();
         for path in &self.pem {
-            let found = pem::keys(&read(path, read_file)?).map_err(|reason| unusable(path, reason))?;
+            let found = read(path, read_file).and_then(|text| pem::keys(&text).map_err(str::to_owned));
+            let found = found.map_err(|reason| unusable(CHAT_JWT_KEYS, path, &reason, PEM_ACCEPTED))?;
             keys.extend(found.into_iter().map(Arc::new));
             if let Some(kind) = Keys::of(keys.clone()).crowded_kind() {
-                let kind = kind.name();
-                let reason = format!(
-                    "is one too many: with it there are more than {CANDIDATES_MAX} {kind} keys in files, which have no name, \
-                     and a token is tried with {CANDIDATES_MAX} at most; remove those that are out of use"
-                );
-                return Err(unusable(path, reason));
+                let reason = format!("with it the files have more than {CANDIDATES_MAX} {} keys", kind.name());
+                return Err(unusable(CHAT_JWT_KEYS, path, &reason, PEM_COUNT_ACCEPTED));
             }
         }
         Ok(keys)
@@ -85,8 +92,8 @@ impl KeyFiles {
     /// It cannot be read, or has no key that can be used.
     pub fn read_jwks(&self, read_file: ReadFile) -> Result<Vec<Arc<Key>>, Error> {
         let Some(JwksPlace::File(path)) = &self.jwks else { return Ok(Vec::new()) };
-        let set = jwks::keys(read(path, read_file)?.as_bytes()).map_err(|reason| unusable(path, reason))?;
-        Ok(taken(set))
+        let set = read(path, read_file).and_then(|text| jwks::keys(text.as_bytes()));
+        set.map(taken).map_err(|reason| unusable(CHAT_JWKS, path, &reason, JWKS_ACCEPTED))
     }
 
     /// The API keys, those of the file included.
@@ -95,9 +102,9 @@ impl KeyFiles {
     /// The file cannot be read or used.
     pub fn read_api_keys(&self, read_file: ReadFile) -> Result<ApiKeys, Error> {
         let Some(path) = &self.api_keys else { return Ok(self.base_api_keys.clone()) };
-        let keys = ApiKeys::parse_file(&read(path, read_file)?);
+        let keys = read(path, read_file).and_then(|text| ApiKeys::parse_file(&text));
         let keys = keys.and_then(|keys| self.base_api_keys.clone().and(&keys));
-        keys.map_err(|reason| unusable(path, reason))
+        keys.map_err(|reason| unusable(CHAT_API_KEYS_FILE, path, &reason, API_KEYS_ACCEPTED))
     }
 
     /// All together.
@@ -124,12 +131,17 @@ pub fn is_url(text: &str) -> bool {
     is_http && is_bare && uri.host().is_some_and(|host| !host.is_empty()) && !text.contains('#')
 }
 
-fn read(path: &Path, read_file: ReadFile) -> Result<String, Error> {
-    read_file(path).map_err(|error| unusable(path, format!("cannot be read: {error}")))
+/// A URL that can be asked, as the log shows it: without its query, where there may be a key.
+pub fn shown_url(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(shown, _query)| shown)
 }
 
-fn unusable(path: &Path, reason: impl AsRef<str>) -> Error {
-    Error::File { path: path.to_owned(), reason: reason.as_ref().to_owned() }
+fn read(path: &Path, read_file: ReadFile) -> Result<String, String> {
+    read_file(path).map_err(|error| format!("it cannot be read: {error}"))
+}
+
+fn unusable(setting: Setting, path: &Path, reason: &str, accepted: &'static str) -> Error {
+    Error::NamedFile { key: setting.key, path: path.to_owned(), reason: reason.to_owned(), accepted }
 }
 
 #[cfg(test)]
@@ -146,6 +158,8 @@ mod tests {
             assert!(!is_url(bad), "{bad}");
             assert_eq!(JwksPlace::parse(bad), None, "{bad}");
         }
+        assert_eq!(shown_url("https://erp.example.com:8443/jwks?key=x?y"), "https://erp.example.com:8443/jwks");
+        assert_eq!(shown_url("http://[::1]:3/k"), "http://[::1]:3/k");
         assert_eq!(JwksPlace::parse("/etc/keys"), Some(JwksPlace::File("/etc/keys".into())));
     }
 }

@@ -14,6 +14,8 @@ use super::{dotenv, open_files, settings};
 
 /// Longest value that a message repeats, in characters.
 const SHOWN_MAX: usize = 64;
+/// Most letters that an unknown key may differ in from the one that is suggested, however long it is.
+const SUGGESTED_EDITS_MAX: usize = 3;
 
 /// Where a value came from; of two, the lesser counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,18 +217,20 @@ fn toml_text(value: &toml::Value) -> String {
 fn unknown_key(key: &str, value: &str, source: Source) -> Error {
     let upper = key.to_ascii_uppercase();
     let secret = ["KEY", "SECRET", "TOKEN", "PASS"].iter().any(|word| upper.contains(word));
-    let nearest = settings::keys()
-        .into_iter()
-        .map(|known| {
-            let bare = known.strip_prefix("CHAT_").unwrap_or(&known).to_owned();
-            (edits(&upper, &known).min(edits(&upper, &bare)), known)
-        })
-        .min();
-    let accepted = match nearest {
-        Some((edits, known)) if edits <= 2 => format!("did you mean {known}?"),
-        _ => "README.md lists every key".to_owned(),
+    let accepted = match nearest_key(&upper) {
+        Some(known) => format!("did you mean {known}?"),
+        None => "README.md lists every key under Configuration".to_owned(),
     };
     Error::UnknownKey { key: shown(key, false), value: shown(value, secret), origin: source.to_string(), accepted }
+}
+
+/// The key that is probably meant: few letters of it are others, for a name of its length.
+fn nearest_key(name: &str) -> Option<String> {
+    let bare = |key: &str| key.strip_prefix("CHAT_").unwrap_or(key).to_owned();
+    let name = bare(name);
+    let edits_max = (name.chars().count() / 3).min(SUGGESTED_EDITS_MAX);
+    let nearest = settings::keys().into_iter().map(|known| (edits(&name, &bare(&known)), known)).min();
+    nearest.filter(|(edits, _)| *edits <= edits_max).map(|(_, known)| known)
 }
 
 /// The edit distance of two names.
@@ -270,6 +274,23 @@ mod tests {
             [("", "", 0), ("A", "", 1), ("", "AB", 2), ("CHAT_THREAD", "CHAT_THREADS", 1), ("KITTEN", "SITTING", 3)]
         {
             assert_eq!(edits(from, to), distance, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn a_suggestion_is_near() {
+        for (name, known) in [
+            ("CHAT_THREAD", "CHAT_THREADS"),
+            ("THREADS", "CHAT_THREADS"),
+            ("CHAT_LOGS", "CHAT_LOG"),
+            ("CHAT_JWT_SECRET", "JWT_SECRET"),
+            ("CHAT_PORT", "PORT"),
+            ("CHAT_TRUSTED_PROXYS", "CHAT_TRUSTED_PROXIES"),
+        ] {
+            assert_eq!(nearest_key(name).as_deref(), Some(known), "{name}");
+        }
+        for name in ["CHAT_FOO", "CHAT_", "CHAT_X", "", "CHAT_PO", "CHAT_SOMETHING_ELSE", "CHAT_DATABASE_URL"] {
+            assert_eq!(nearest_key(name), None, "{name}");
         }
     }
 

@@ -13,3 +13,5 @@ pub mod unfinished;
 
 #[cfg(test)]
 mod tls_tests;
+#[cfg(test)]
+mod turn_tests;

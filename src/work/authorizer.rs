@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::fetch::{FetchError, Fetched, Fetcher};
 use crate::access::{Level, Permit};
 use crate::chat::ids::{RoomName, UserId};
-use crate::config::Config;
+use crate::config::{Config, shown_url};
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -58,10 +58,14 @@ impl Authorizer {
         let change = self.breaker().note(permit.is_ok(), Instant::now());
         match (&permit, change) {
             (Err(reason), Some(Change::Opened)) => {
-                tracing::warn!(reason, "the ERP cannot say who may enter a room, and is left alone for a while");
+                tracing::warn!(
+                    url = shown_url(&self.url),
+                    reason,
+                    "the ERP cannot say who may enter a room, and is left alone for a while"
+                );
             }
             (Err(reason), _) => tracing::debug!(reason, "the ERP cannot say who may enter a room"),
-            (Ok(_), Some(_)) => tracing::info!("the ERP says again who may enter a room"),
+            (Ok(_), Some(_)) => tracing::info!(url = shown_url(&self.url), "the ERP says again who may enter a room"),
             (Ok(_), None) => {}
         }
         permit.ok().or_else(|| self.without_answer())

@@ -17,6 +17,8 @@ use crate::wire::message::{apply_edit, is_changed_by, tombstone};
 use crate::wire::object;
 use crate::wire::value::Id;
 
+use super::room::Room;
+
 /// Rooms whose rows are remembered.
 const ROOMS_MAX: usize = 16_384;
 /// Pairs of room and user known to stand in `reader`.
@@ -67,16 +69,6 @@ pub(super) struct Counters {
     pub(super) batch: u64,
     pub(super) last_position: u64,
     pub(super) trimmed_position: u64,
-}
-
-/// A row of `room_now`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
-    pub(super) number: u64,
-    first_seq: u64,
-    last_seq: u64,
-    messages: u64,
-    last_position: u64,
 }
 
 impl Memory {
@@ -329,7 +321,7 @@ impl<'a> Batch<'a> {
     fn remove_room(&mut self, name: &RoomName, room: Option<Room>) -> rusqlite::Result<Verdict> {
         let Some(room) = room else { return Ok(Verdict::Done) };
         self.has_changed = true;
-        let number = self.next_room_number()?;
+        let number = Room::next_number(self.connection)?;
         // All that was known by the events of the old number is in the row from here on.
         let sql = "UPDATE room SET number = ?2, first_seq = ?3 + 1, last_seq = ?3, messages = 0, messages_trimmed = 0, \
                    last_position = ?4 WHERE number = ?1";
@@ -340,7 +332,8 @@ impl<'a> Batch<'a> {
         if room.first_seq <= room.last_seq {
             self.counters.trimmed_position = self.counters.trimmed_position.max(room.last_position);
         }
-        self.memory.rooms.insert(name.clone(), Room { number, first_seq: room.last_seq + 1, messages: 0, ..room });
+        let emptied = Room { number, first_seq: room.last_seq + 1, messages: 0, messages_trimmed: 0, ..room };
+        self.memory.rooms.insert(name.clone(), emptied);
         Ok(Verdict::Done)
     }
 
@@ -394,8 +387,7 @@ impl<'a> Batch<'a> {
         if let Some(room) = self.memory.rooms.get(name) {
             return Ok(Some(*room));
         }
-        let sql = "SELECT number, first_seq, last_seq, messages, last_position FROM room_now WHERE name = ?1";
-        let found = self.connection.prepare_cached(sql)?.query_row([name.text()], Room::read).optional()?;
+        let found = Room::find(self.connection, name.text())?;
         if let Some(room) = found {
             self.memory.rooms.insert(name.clone(), room);
         }
@@ -407,16 +399,7 @@ impl<'a> Batch<'a> {
         if let Some(room) = room {
             return Ok(room);
         }
-        let number = self.next_room_number()?;
-        let sql = "INSERT INTO room (number, name, first_seq, last_seq, messages, messages_trimmed, last_position) \
-                   VALUES (?1, ?2, 1, 0, 0, 0, 0)";
-        self.connection.prepare_cached(sql)?.execute(params![number, name.text()])?;
-        Ok(Room { number, first_seq: 1, last_seq: 0, messages: 0, last_position: 0 })
-    }
-
-    fn next_room_number(&self) -> rusqlite::Result<u64> {
-        let sql = "SELECT coalesce(max(number), 0) + 1 FROM room";
-        self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+        Room::make(self.connection, name.text())
     }
 
     /// Notes that a user is known in a room.
@@ -477,18 +460,6 @@ impl<'a> Batch<'a> {
             self.connection.prepare_cached(sql)?.execute(params![batch, trimmed_position])?;
         }
         Ok(self.counters)
-    }
-}
-
-impl Room {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            number: row.get(0)?,
-            first_seq: row.get(1)?,
-            last_seq: row.get(2)?,
-            messages: row.get(3)?,
-            last_position: row.get(4)?,
-        })
     }
 }
 

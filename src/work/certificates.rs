@@ -18,7 +18,7 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVeri
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, Error as TlsError, InconsistentKeys, RootCertStore, ServerConfig};
 
-use crate::config::{TlsFiles, TlsVersion};
+use crate::config::{CHAT_TLS_CERT, CHAT_TLS_CLIENT_CA, CHAT_TLS_KEY, TlsFiles, TlsVersion};
 use crate::error::Error;
 use crate::reactor::tls::Certificates;
 use crate::wire::response::HttpDate;
@@ -27,6 +27,15 @@ use crate::wire::response::HttpDate;
 const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// 9999-12-31T23:59:59Z, which stands for a certificate without an end (RFC 5280, section 4.1.2.5).
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
+
+/// A file, and what it is for.
+#[derive(Clone, Copy)]
+struct File<'a> {
+    /// The key of the configuration that names it.
+    key: &'static str,
+    path: &'a Path,
+    accepted: &'static str,
+}
 
 /// Certificates that can be used, and what an operator should know of them.
 #[derive(Debug)]
@@ -46,16 +55,15 @@ impl Loaded {
     /// The first that cannot be used, and why.
     pub fn read(files: &TlsFiles) -> Result<Self, Error> {
         let provider = Arc::new(default_provider());
-        let chain = read_certificates(&files.certificate)?;
-        let key = read_key(&files.key)?;
+        let (certificate, key) = (File::certificate(files), File::key(files));
+        let (chain, private) = (certificate.read_certificates()?, key.read_key()?);
         let (leaf, now) = (chain[0].clone(), SystemTime::now());
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let certified = certify(files, chain, key, &provider)?;
-        let clients = match &files.client_authorities {
-            Some(path) => Some(read_authorities(path, &provider)?),
-            None => None,
-        };
-        let system = |error: TlsError| fault(&files.certificate, error.to_string());
+        let certified = certify(certificate, chain, key, private, &provider)?;
+        let clients =
+            files.client_authorities.as_deref().map(|path| read_authorities(File::authorities(path), &provider));
+        let clients = clients.transpose()?;
+        let system = |error: TlsError| certificate.fault(error.to_string());
         let versions: &[_] = match files.version_min {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -86,65 +94,81 @@ impl Loaded {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|error| fault(path, format!("cannot be read: {error}")))
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let text = read_file(path)?;
-    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| fault(path, format!("is not PEM: {error}")))?;
-    if chain.is_empty() {
-        let reason = "has no certificate: give a PEM file with the certificate, and behind it those it is signed with";
-        return Err(fault(path, reason));
+impl<'a> File<'a> {
+    fn certificate(files: &'a TlsFiles) -> Self {
+        let accepted = "a PEM file with the certificate, and behind it those that it is signed with";
+        Self { key: CHAT_TLS_CERT.key, path: &files.certificate, accepted }
     }
-    Ok(chain)
-}
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    let text = read_file(path)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
-        let is_encrypted = memchr::memmem::find(&text, b"ENCRYPTED").is_some();
-        let reason = match error {
-            _ if is_encrypted => "the private key is encrypted: give it without a passphrase".to_owned(),
-            rustls::pki_types::pem::Error::NoItemsFound => {
-                "has no private key: give a PEM file with one in PKCS #8, PKCS #1 or SEC 1".to_owned()
-            }
-            error => format!("is not PEM: {error}"),
-        };
-        fault(path, reason)
-    })
+    fn key(files: &'a TlsFiles) -> Self {
+        let accepted = "a PEM file with the private key of the certificate in PKCS #8, PKCS #1 or SEC 1, not encrypted: RSA \
+                        of 2048 to 8192 bits, ECDSA P-256 or P-384, or Ed25519";
+        Self { key: CHAT_TLS_KEY.key, path: &files.key, accepted }
+    }
+
+    fn authorities(path: &'a Path) -> Self {
+        let accepted = "a PEM file with the certificates of those who sign the ones of clients";
+        Self { key: CHAT_TLS_CLIENT_CA.key, path, accepted }
+    }
+
+    fn read(self) -> Result<Vec<u8>, Error> {
+        fs::read(self.path).map_err(|error| self.fault(format!("it cannot be read: {error}")))
+    }
+
+    fn read_certificates(self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let text = self.read()?;
+        let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|error| self.fault(format!("it is not PEM: {error}")))?;
+        if chain.is_empty() { Err(self.fault("it has no certificate")) } else { Ok(chain) }
+    }
+
+    fn read_key(self) -> Result<PrivateKeyDer<'static>, Error> {
+        let text = self.read()?;
+        PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+            let is_encrypted = memchr::memmem::find(&text, b"ENCRYPTED").is_some();
+            self.fault(match error {
+                _ if is_encrypted => "the private key is encrypted".to_owned(),
+                rustls::pki_types::pem::Error::NoItemsFound => "it has no private key".to_owned(),
+                error => format!("it is not PEM: {error}"),
+            })
+        })
+    }
+
+    fn fault(self, reason: impl Into<String>) -> Error {
+        let Self { key, path, accepted } = self;
+        Error::NamedFile { key, path: path.to_owned(), reason: reason.into(), accepted }
+    }
 }
 
 /// The certificate with its key, which have to belong together.
 fn certify(
-    files: &TlsFiles,
+    certificate: File<'_>,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: File<'_>,
+    private: PrivateKeyDer<'static>,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, Error> {
-    let key = provider.key_provider.load_private_key(key).map_err(|_| {
-        fault(&files.key, "the private key is of no kind that is supported: give RSA of 2048 to 8192 bits, ECDSA P-256 or P-384, or Ed25519")
-    })?;
-    let certified = CertifiedKey::new(chain, key);
+    let private = provider.key_provider.load_private_key(private);
+    let private = private.map_err(|_| key.fault("the private key is of no kind that is supported"))?;
+    let certified = CertifiedKey::new(chain, private);
     match certified.keys_match() {
         Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
         Err(TlsError::InconsistentKeys(_)) => {
-            let reason = format!("is not the key of the first certificate in {}", files.certificate.display());
-            Err(fault(&files.key, reason))
+            let (named, path) = (certificate.key, certificate.path.display());
+            Err(key.fault(format!("it is not the key of the first certificate in {path} ({named})")))
         }
-        Err(error) => Err(fault(&files.certificate, format!("the certificate cannot be used: {error}"))),
+        Err(error) => Err(certificate.fault(format!("the certificate cannot be used: {error}"))),
     }
 }
 
-fn read_authorities(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+fn read_authorities(file: File<'_>, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
     let mut roots = RootCertStore::empty();
-    for authority in read_certificates(path)? {
+    for authority in file.read_certificates()? {
         let added = roots.add(authority);
-        added.map_err(|error| fault(path, format!("has an authority that cannot be used: {error}")))?;
+        added.map_err(|error| file.fault(format!("it has an authority that cannot be used: {error}")))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    builder.allow_unauthenticated().build().map_err(|error| fault(path, error.to_string()))
+    builder.allow_unauthenticated().build().map_err(|error| file.fault(error.to_string()))
 }
 
 /// What is said of the certificate at a time. Without an authority there is no more to it than its validity.
@@ -183,8 +207,4 @@ fn warning(judge: impl Fn(Duration) -> Option<CertificateError>, now: Duration) 
 
 fn date(time: Duration) -> String {
     HttpDate::from_unix_ms(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).as_str().to_owned()
-}
-
-fn fault(path: &Path, reason: impl Into<String>) -> Error {
-    Error::File { path: path.to_owned(), reason: reason.into() }
 }

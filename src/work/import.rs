@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::batch::Kind;
 use super::import_line::{Line, LineKind, parse_line};
+use super::room::Room;
 use super::{members, revocations};
 use crate::access::Level;
 use crate::error::Error;
@@ -131,14 +132,6 @@ struct Importer<'t> {
     position: u64,
 }
 
-/// A row of `room_now`.
-struct Room {
-    number: u64,
-    first_seq: u64,
-    last_seq: u64,
-    messages: u64,
-}
-
 /// An event that is in the store.
 struct Stored {
     seq: u64,
@@ -173,17 +166,8 @@ impl Importer<'_> {
     }
 
     fn room(&self, name: &str) -> rusqlite::Result<Room> {
-        let sql = "SELECT number, first_seq, last_seq, messages FROM room_now WHERE name = ?1";
-        let read = |row: &Row<'_>| {
-            Ok(Room { number: row.get(0)?, first_seq: row.get(1)?, last_seq: row.get(2)?, messages: row.get(3)? })
-        };
-        if let Some(room) = self.connection.prepare_cached(sql)?.query_row([name], read).optional()? {
-            return Ok(room);
-        }
-        let sql = "INSERT INTO room (number, name, first_seq, last_seq, messages, messages_trimmed, last_position) \
-                   VALUES ((SELECT coalesce(max(number), 0) + 1 FROM room), ?1, 1, 0, 0, 0, 0) RETURNING number";
-        let number = self.connection.prepare_cached(sql)?.query_row([name], |row| row.get(0))?;
-        Ok(Room { number, first_seq: 1, last_seq: 0, messages: 0 })
+        let found = Room::find(self.connection, name)?;
+        found.map_or_else(|| Room::make(self.connection, name), Ok)
     }
 
     /// Whether the store has it: at its place, or, being a message, under its id.

@@ -18,7 +18,7 @@ use super::watch::Watch;
 use crate::auth::{ApiKeys, CANDIDATES_MAX, Credentials, Key, jwks};
 use crate::chat::ids::{ConnId, ShardId};
 use crate::chat::job::Done;
-use crate::config::{Config, JwksPlace, KeyFiles, taken};
+use crate::config::{Config, JwksPlace, KeyFiles, shown_url, taken};
 use crate::error::Error;
 use crate::reactor::io::Post;
 use crate::reactor::mailbox::Mailer;
@@ -215,7 +215,7 @@ impl Remote {
         match found {
             Ok(set) => {
                 if self.failure.take().is_some() {
-                    tracing::info!("the key set can be fetched again");
+                    tracing::info!(url = shown_url(&self.url), "the key set can be fetched again");
                 }
                 let jwks = taken(set);
                 tracing::debug!(keys = jwks.len(), "the key set was fetched");
@@ -227,7 +227,7 @@ impl Remote {
             }
             Err(reason) => {
                 if self.failure.is_none() {
-                    tracing::warn!(%reason, "the key set cannot be fetched; keys that were fetched before stay in force");
+                    tracing::warn!(url = shown_url(&self.url), %reason, "the key set cannot be fetched; keys that were fetched before stay in force");
                 }
                 self.failure = Some(reason);
             }

@@ -6,8 +6,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::batch::{Batch, Room};
+use super::batch::Batch;
 use super::reader::ANSWER_BYTES_MAX;
+use super::room::Room;
 use crate::access::Level;
 use crate::chat::store::{Found, Verdict, Write};
 use crate::planted::{self, Bug};

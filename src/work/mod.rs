@@ -25,6 +25,7 @@ pub mod reader;
 mod readers;
 pub mod retention;
 pub mod revocations;
+mod room;
 pub mod schema;
 pub mod store;
 pub mod transfer;

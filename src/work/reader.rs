@@ -9,6 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::batch::{Kind, id, text};
+use super::room::Room;
 use super::{feed, members};
 use crate::chat::store::{Chunk, Found, Lookup, StoreFacts, Trace, TracePlace};
 use crate::wire::object::{self, Member};
@@ -38,16 +39,6 @@ const TRACE_ROOMS_MAX: usize = 200;
 pub struct Reader {
     connection: Connection,
     facts: StoreFacts,
-}
-
-/// A row of `room_now`, as far as readers need it.
-#[derive(Clone, Copy)]
-struct Room {
-    number: u64,
-    first_seq: u64,
-    last_seq: u64,
-    messages: u64,
-    messages_trimmed: u64,
 }
 
 /// A message as it is now.
@@ -94,38 +85,33 @@ pub fn try_find_on(connection: &Connection, facts: &StoreFacts, lookup: &Lookup)
 fn answer(connection: &Connection, facts: &StoreFacts, lookup: &Lookup) -> rusqlite::Result<Found> {
     match lookup {
         Lookup::Position(room) => {
-            let room = find_room(connection, room.text())?;
+            let room = Room::find(connection, room.text())?;
             Ok(Found::Position { last_seq: room.map_or(0, |room| room.last_seq) })
         }
-        Lookup::Events { room, after, to, bytes_max } => match find_room(connection, room.text())? {
+        Lookup::Events { room, after, to, bytes_max } => match Room::find(connection, room.text())? {
             Some(room) => events(connection, room, (*after, *to), *bytes_max),
             None => Ok(Found::Events(Vec::new())),
         },
         Lookup::Page { room, before, after, limit } => {
-            let room = find_room(connection, room.text())?;
+            let room = Room::find(connection, room.text())?;
             page(connection, &facts.epoch, room, (*before, *after), *limit)
         }
         Lookup::ReadMark { room, user } => {
-            let room = find_room(connection, room.text())?;
+            let room = Room::find(connection, room.text())?;
             read_mark(connection, room, user)
         }
         Lookup::RoomsOf { user } => rooms_of(connection, user),
         Lookup::Member { room, user } => {
-            let room = find_room(connection, room.text())?;
+            let room = Room::find(connection, room.text())?;
             members::find_member(connection, room.map(|room| room.number), user)
         }
         Lookup::Members { room, after, limit } => {
-            let room = find_room(connection, room.text())?;
+            let room = Room::find(connection, room.text())?;
             members::page(connection, room.map(|room| room.number), after.as_deref(), *limit)
         }
         Lookup::Feed { after, limit } => feed::find(connection, &facts.epoch, after.as_deref(), *limit),
         Lookup::Traces { user, from } => traces(connection, user, *from),
     }
-}
-
-fn find_room(connection: &Connection, name: &str) -> rusqlite::Result<Option<Room>> {
-    let sql = "SELECT number, first_seq, last_seq, messages, messages_trimmed FROM room_now WHERE name = ?1";
-    connection.prepare_cached(sql)?.query_row([name], Room::read).optional()
 }
 
 /// The events `after < seq <= to`, read from the newest on, until they are too much or one is missing.
@@ -308,7 +294,7 @@ fn read_mark(connection: &Connection, room: Option<Room>, user: &Id) -> rusqlite
 /// The rooms in which a user took part, those with the newest events first, at most [`ROOMS_MAX`], with the newest
 /// message of each.
 fn rooms_of(connection: &Connection, user: &Id) -> rusqlite::Result<Found> {
-    let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.name, u.ordinal \
+    let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.last_position, r.name, u.ordinal \
                FROM reader u JOIN room_now r ON r.number = u.room WHERE u.user = ?1 ORDER BY r.last_position DESC LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![user.text(), ROOMS_MAX])?;
@@ -318,7 +304,7 @@ fn rooms_of(connection: &Connection, user: &Id) -> rusqlite::Result<Found> {
             break;
         }
         let room = Room::read(row)?;
-        let (name, ordinal): (String, u64) = (row.get(5)?, row.get(6)?);
+        let (name, ordinal): (String, u64) = (row.get(Room::COLUMNS)?, row.get(Room::COLUMNS + 1)?);
         if out.len() > 1 {
             out.push(b',');
         }
@@ -339,7 +325,7 @@ fn rooms_of(connection: &Connection, user: &Id) -> rusqlite::Result<Found> {
 /// What a user left behind, from a place on: in each room where the user took part or is a member, first messages and reactions, in
 /// their order, then the membership, then the mark.
 fn traces(connection: &Connection, user: &Id, from: TracePlace) -> rusqlite::Result<Found> {
-    let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.name, \
+    let sql = "SELECT r.number, r.first_seq, r.last_seq, r.messages, r.messages_trimmed, r.last_position, r.name, \
                EXISTS (SELECT 1 FROM member WHERE room = r.number AND user = ?1 AND level > 0) \
                FROM (SELECT room FROM reader WHERE user = ?1 UNION SELECT room FROM member WHERE user = ?1 AND level > 0) u \
                JOIN room_now r ON r.number = u.room WHERE u.room >= ?2 ORDER BY u.room LIMIT ?3";
@@ -349,14 +335,14 @@ fn traces(connection: &Connection, user: &Id, from: TracePlace) -> rusqlite::Res
     let (mut found, mut events_left, mut rooms_left) = (Vec::new(), TRACE_EVENTS_MAX, TRACE_ROOMS_MAX);
     while let Some(row) = rows.next()? {
         let room = Room::read(row)?;
-        let name: String = row.get(5)?;
+        let name: String = row.get(Room::COLUMNS)?;
         let mut place = TracePlace { room: room.number, seq: if room.number == from.room { from.seq } else { 0 } };
         if rooms_left == 0
             || !traces_of_room(connection, user, (room, &name), &mut place, &mut found, &mut events_left)?
         {
             return Ok(Found::Traces(found, Some(place)));
         }
-        if row.get(6)? {
+        if row.get(Room::COLUMNS + 1)? {
             found.push(Trace::Member { room: name.as_str().into() });
         }
         found.push(Trace::Mark { room: name.into() });
@@ -406,23 +392,6 @@ fn traces_of_room(
         }
     }
     Ok(true)
-}
-
-impl Room {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            number: row.get(0)?,
-            first_seq: row.get(1)?,
-            last_seq: row.get(2)?,
-            messages: row.get(3)?,
-            messages_trimmed: row.get(4)?,
-        })
-    }
-
-    /// The messages behind the first `ordinal` ones that are kept.
-    fn unread(&self, ordinal: u64) -> u64 {
-        self.messages.saturating_sub(ordinal.max(self.messages_trimmed))
-    }
 }
 
 impl Message {

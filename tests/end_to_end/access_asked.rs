@@ -149,7 +149,7 @@ fn the_erp_says_who_may_enter() {
         })
     };
     assert_eq!(denied("r")["user"], "ben");
-    denied("REST");
+    assert_eq!(denied("REST")["user"], "ben");
     assert!(!server.log().contains("the-key-of-the-erp"));
 }
 

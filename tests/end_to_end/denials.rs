@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tungstenite::Message;
 
 use crate::client::{Client, RawClient, now_s, token, upgrade_request, user_token};
-use crate::http_client::request;
+use crate::http_client::{messages_path, request};
 use crate::server::{API_KEY, Server, eventually};
 
 const JSON: (&str, &str) = ("CHAT_LOG_FORMAT", "json");
@@ -61,7 +61,7 @@ fn every_denial_says_why_who_and_from_where() {
 
 #[test]
 fn rooms_that_are_closed_are_in_the_record_and_services_under_the_name_of_their_key() {
-    let access = ("CHAT_ROOM_ACCESS", "news=claims,lobby=members");
+    let access = ("CHAT_ROOM_ACCESS", "news=claims,lobby=members,open=open");
     let environment = [JSON, access, ("CHAT_STORE", "memory"), ("CHAT_LOG", "debug")];
     let server = Server::start_with(&environment);
     let mut client = Client::connect(&server, &user_token("ana"));
@@ -74,12 +74,20 @@ fn rooms_that_are_closed_are_in_the_record_and_services_under_the_name_of_their_
         });
     }
     server.http().bearer(&user_token("bo"), "GET", "/api/chat/rooms/lobby/online", None).assert_error(403, "forbidden");
-    eventually("over REST", || {
-        lines(&server).into_iter().find(|line| line["reason"] == "forbidden" && line["detail"] == "REST")
-    });
+    // A message of another is closed to a user as well.
+    server.http().service("POST", &messages_path("open"), Some(&json!({"id": "m", "content": "of the ERP"})));
+    let message = format!("{}/m", messages_path("open"));
+    server.http().bearer(&user_token("cy"), "DELETE", &message, None).assert_error(403, "forbidden");
+    for user in ["bo", "cy"] {
+        eventually("over REST", || {
+            let of_user =
+                |line: &Value| line["reason"] == "forbidden" && line["detail"] == "REST" && line["user"] == user;
+            lines(&server).into_iter().find(of_user)
+        });
+    }
     assert_eq!(server.http().service("GET", "/api/chat/rooms", None).status, 200);
-    let call = eventually("the call", || lines(&server).into_iter().find(|line| line["message"] == "a service calls"));
-    assert_eq!((&call["key"], &call["call"]), (&json!("default"), &json!("Rooms")));
+    let call = eventually("the call", || lines(&server).into_iter().find(|line| line["call"] == "Rooms"));
+    assert_eq!((&call["message"], &call["key"]), (&json!("a service calls"), &json!("default")));
     assert!(!server.log().contains(API_KEY));
 }
 

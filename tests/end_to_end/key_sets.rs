@@ -175,8 +175,9 @@ fn a_source_that_fails_takes_no_key_away() {
 #[test]
 fn a_source_that_is_down_at_the_start_is_waited_for() {
     let source = Source::new(Answer::Status(503));
-    let server = start(&source, &[]);
-    server.log_line(|line| line.contains("the key set cannot be fetched") && line.contains("503"));
+    let server = start(&source, &[("CHAT_JWKS", &format!("{}?key=its-secret", source.url()))]);
+    let line = server.log_line(|line| line.contains("the key set cannot be fetched") && line.contains("503"));
+    assert!(line.contains(&source.url()) && !server.log().contains("its-secret"), "{line}");
     assert_eq!(status(&server, &first()), 401);
     source.answer(set(&[("rsa", "one")]));
     eventually("it is tried again", || (status(&server, &first()) == 200).then_some(()));

@@ -283,7 +283,7 @@ fn more_keys_of_a_kind_than_are_tried_stop_the_start() {
     };
     assert_eq!(check(&files(4)).code, Some(0));
     let refused = check(&files(5));
-    let words = ["rsa.pub.pem", "more than 4 RSA keys in files", "remove those that are out of use"];
+    let words = ["rsa.pub.pem", "more than 4 RSA keys", "at most four of a kind"];
     assert!(
         refused.code == Some(2) && words.iter().all(|word| refused.stderr[0].contains(word)),
         "{:?}",

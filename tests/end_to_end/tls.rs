@@ -13,7 +13,7 @@ use crate::certificates::{Authority, Files, Signed, secure};
 use crate::client::{Client, End, user_token};
 use crate::http_client::{Http, messages_path, request};
 use crate::outbox::narrow_socket;
-use crate::server::{API_KEY, Server, Signal, bare, eventually, run, with_defaults};
+use crate::server::{API_KEY, Finished, Server, Signal, bare, eventually, run, with_defaults};
 use crate::stream::Stream;
 
 /// A server, and who it is trusted by.
@@ -319,10 +319,14 @@ fn a_new_certificate_is_shown_and_nobody_is_dropped() {
     // What cannot be used leaves in force what is.
     let last = secure_server.shown();
     files.put("key.pem", &authority.sign("localhost", false).key);
-    server.log_line(|line| line.contains("WARN") && line.contains("is not the key of the first certificate"));
+    let warned = |key: &str, file: &str, reason: &str| {
+        let told = format!("{key}: {}: {reason}", files.path(file));
+        server.log_line(|line| line.contains("WARN") && line.contains(&told) && line.contains("; give a PEM file"));
+    };
+    warned("CHAT_TLS_KEY", "key.pem", "it is not the key of the first certificate");
     files.put("cert.pem", "nonsense");
     server.signal(Signal::HUP);
-    server.log_line(|line| line.contains("WARN") && line.contains("has no certificate"));
+    warned("CHAT_TLS_CERT", "cert.pem", "it has no certificate");
     assert!(secure_server.shown() == last && last != first);
     http.post("r", &json!({"content": "still there"}));
     assert_eq!(ana.wait_for("new_message")["content"], "still there");
@@ -400,15 +404,27 @@ fn wrong_files_stop_the_start_with_a_reason() {
     assert!(good.stdout.iter().any(|line| line.trim().starts_with("valid until ")), "{:#?}", good.stdout);
     files.put("other.pem", &authority.sign("localhost", false).key);
     files.put("encrypted.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
-    for (key, reason) in [
-        ("missing.pem", "No such file"),
-        ("other.pem", "is not the key of the first certificate in"),
-        ("encrypted.pem", "the private key is encrypted"),
-        ("cert.pem", "has no private key"),
-    ] {
-        let finished = check(&paths(key));
-        assert_eq!(finished.code, Some(2), "{key}");
-        assert!(finished.stderr.len() == 1 && finished.stderr[0].contains(reason), "{:?}", finished.stderr);
+    files.put("broken.pem", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+    files.put("empty.pem", "");
+    let reasons = [
+        ("CHAT_TLS_KEY", "missing.pem", "it cannot be read: No such file"),
+        ("CHAT_TLS_KEY", "other.pem", "it is not the key of the first certificate in "),
+        ("CHAT_TLS_KEY", "encrypted.pem", "the private key is encrypted; give a PEM file with the private key"),
+        ("CHAT_TLS_KEY", "cert.pem", "it has no private key; give"),
+        ("CHAT_TLS_CERT", "missing.pem", "it cannot be read: No such file"),
+        ("CHAT_TLS_CERT", "empty.pem", "it has no certificate; give a PEM file with the certificate"),
+        ("CHAT_TLS_CERT", "broken.pem", "it is not PEM: "),
+        ("CHAT_TLS_CLIENT_CA", "missing.pem", "it cannot be read: No such file"),
+        ("CHAT_TLS_CLIENT_CA", "key.pem", "it has no certificate; give a PEM file with the certificates of those"),
+    ];
+    for (key, file, reason) in reasons {
+        let mut env = paths("key.pem").to_vec();
+        env.retain(|(other, _)| *other != key);
+        env.push((key, files.path(file)));
+        let Finished { code, stderr, .. } = check(&env);
+        let told = format!("{key}: {}: {reason}", files.path(file));
+        assert!(code == Some(2) && stderr.len() == 1 && stderr[0].contains(&told), "{told} in {stderr:?}");
+        assert!(stderr[0].contains("; give a PEM file with "), "{stderr:?}");
     }
     let alone = check(&paths("key.pem")[..1]);
     assert!(alone.stderr[0].contains("CHAT_TLS_KEY is not set"), "{:?}", alone.stderr);

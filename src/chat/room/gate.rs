@@ -30,7 +30,7 @@ use crate::wire::value::Id;
 
 /// How soon it is asked again what could not be answered about somebody who is in the room, and how soon at the earliest
 /// what was.
-const RETRY_MS: u64 = 1_000;
+pub(super) const RETRY_MS: u64 = 1_000;
 const NEVER: u64 = u64::MAX;
 
 /// What a room knows of those who may enter it.
@@ -140,7 +140,7 @@ impl Gate {
         self.retry_ms = Some(self.retry_ms.map_or(due_ms, |other| other.min(due_ms)));
     }
 
-    fn users(&self) -> Vec<UserId> {
+    pub(super) fn users(&self) -> Vec<UserId> {
         self.entries.iter().map(|entry| entry.user.clone()).collect()
     }
 

@@ -15,20 +15,20 @@ use crate::wire::client::ErrorCode;
 use crate::wire::value::Id;
 use crate::wire::websocket::{self, Opcode};
 
-const A: ShardId = ShardId(0);
-const B: ShardId = ShardId(1);
-const SHARDS: usize = 3;
-const WALL_MS: u64 = 1_700_000_000_000;
+pub(super) const A: ShardId = ShardId(0);
+pub(super) const B: ShardId = ShardId(1);
+pub(super) const SHARDS: usize = 3;
+pub(super) const WALL_MS: u64 = 1_700_000_000_000;
 
-fn key() -> HashKey {
+pub(super) fn key() -> HashKey {
     HashKey::new([9; 16])
 }
 
-fn user(name: &str) -> UserId {
+pub(super) fn user(name: &str) -> UserId {
     UserId::new(&Id::from_text(name).unwrap(), key().hash(name))
 }
 
-fn conn(source: ShardId, slot: u32) -> ConnId {
+pub(super) fn conn(source: ShardId, slot: u32) -> ConnId {
     ConnId::new(source, 0, slot)
 }
 
@@ -51,28 +51,28 @@ fn with_prefix(prefix: Vec<u8>, message: Durable) -> Durable {
 }
 
 /// A room with a clock, and what it said in the last turn.
-struct World {
-    room: Room,
+pub(super) struct World {
+    pub(super) room: Room,
     orderer: Orderer,
     desk: Desk,
-    errands: Errands,
-    permits: Permits,
+    pub(super) errands: Errands,
+    pub(super) permits: Permits,
     deflater: Deflater,
     limits: Limits,
     quiet: bool,
-    tick_ms: u64,
+    pub(super) tick_ms: u64,
 }
 
 /// One turn, decoded.
-struct Turn {
+pub(super) struct Turn {
     events: Vec<(Value, Kind, Option<String>)>,
     to: Vec<ShardId>,
-    replies: Vec<(ShardId, Reply)>,
+    pub(super) replies: Vec<(ShardId, Reply)>,
 }
 
 impl Turn {
     /// `type userId` of each event, as one text.
-    fn told(&self) -> String {
+    pub(super) fn told(&self) -> String {
         let line = |event: &Value| match (&event["userId"], &event["seq"]) {
             (Value::String(user), _) => format!("{} {user}", event["type"].as_str().unwrap()),
             (_, Value::Number(seq)) => format!("{} #{seq}", event["type"].as_str().unwrap()),
@@ -81,7 +81,7 @@ impl Turn {
         self.events.iter().map(|(event, ..)| line(event)).collect::<Vec<_>>().join(", ")
     }
 
-    fn answer(&self, n: usize) -> &Answer {
+    pub(super) fn answer(&self, n: usize) -> &Answer {
         &self.replies[n].1.answer
     }
 
@@ -113,7 +113,7 @@ impl World {
         Self::with(Limits::default())
     }
 
-    fn with(limits: Limits) -> Self {
+    pub(super) fn with(limits: Limits) -> Self {
         let name = RoomName::new("r", key().hash("r"));
         let room = Room::new(name, "e1".into(), None, SHARDS, Now { tick_ms: 0, wall_ms: WALL_MS }, false);
         let deflater = Deflater::new(limits.deflate_threshold_bytes);
@@ -122,7 +122,7 @@ impl World {
         Self { room, orderer: Orderer::new(key()), desk, errands, permits, deflater, limits, quiet: false, tick_ms: 0 }
     }
 
-    fn run<T>(&mut self, run: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
+    pub(super) fn run<T>(&mut self, run: impl FnOnce(&mut Room, &mut RoomContext<'_>) -> T) -> T {
         let now = Now { tick_ms: self.tick_ms, wall_ms: WALL_MS + self.tick_ms };
         let (limits, orderer, quiet) = (&self.limits, &mut self.orderer, self.quiet);
         let (deflater, desk) = (&mut self.deflater, &mut self.desk);
@@ -145,7 +145,7 @@ impl World {
         self.ask(source, slot, RoomAsk::Typing { user: user(name), start });
     }
 
-    fn leave(&mut self, source: ShardId, slot: u32, name: &str) {
+    pub(super) fn leave(&mut self, source: ShardId, slot: u32, name: &str) {
         self.run(|room, cx| room.handle_unsubscribe(cx, source, &user(name), conn(source, slot), false));
     }
 
@@ -159,7 +159,7 @@ impl World {
         self.turn()
     }
 
-    fn turn(&mut self) -> Turn {
+    pub(super) fn turn(&mut self) -> Turn {
         let frozen = self.run(|room, cx| room.freeze(cx));
         assert_eq!(frozen.bytes, frozen.segments.iter().map(|s| s.frames.bytes()).sum::<usize>());
         assert!(!self.room.has_work());
