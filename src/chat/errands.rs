@@ -134,6 +134,11 @@ impl Errands {
         self.questions.leave();
     }
 
+    /// A question about a user no longer takes of the user's share; goes with each answer.
+    pub fn give_back(&mut self, user: &UserId) {
+        self.questions.give_back(user);
+    }
+
     /// A signature was verified, of the token of a connection that may be gone.
     pub fn note_verified(&mut self, conn: ConnId) {
         self.checks.leave();
@@ -177,7 +182,7 @@ impl Errands {
 impl Shard {
     /// The ERP has said something about a user and a room, or could not be asked.
     pub(super) fn finish_question(&mut self, question: &Question, permit: Option<Permit>) {
-        self.errands.questions.give_back(&question.user);
+        self.errands.give_back(&question.user);
         self.handle_permitted(question, permit);
     }
 }
@@ -232,7 +237,7 @@ mod tests {
             let mut errands = Errands::new(&limits, 1);
             let taken = (0..1000).take_while(|&number| errands.ask(question("ana", number), false).is_ok()).count();
             let is_left = errands.ask(question("ben", 0), false).is_ok();
-            errands.questions.give_back(&question("ana", 0).user);
+            errands.give_back(&question("ana", 0).user);
             errands.note_answered();
             let again = errands.ask(question("ana", 0), false).is_ok();
             while errands.poll_job().is_some() {}
