@@ -241,7 +241,8 @@
 //! Between shards there are three kinds of [`Envelope`](chat::envelope::Envelope). A *request* takes a credit of the
 //! pair (source, target) and is refused without one (`overloaded`, 503). A *reply* brings the credit back, so replies
 //! are bounded by requests. An *obligation* is never refused: an `Unsubscribe` is bounded by the memberships that there
-//! are, bursts and events for users by a window of bytes per pair. While a window is shut the rooms with members behind
+//! are, bursts and events for users by a window of bytes per pair; a revocation that the store is to keep goes to every
+//! shard as a request that needs [no credit](chat::mail::Mail::oblige). While a window is shut the rooms with members behind
 //! it are not frozen; their bursts grow to a limit, then they refuse publishes and collapse presence into one list. A
 //! batch that a full mailbox refuses is held and tried again each turn, at the latest after 2 ms. The loops never wait
 //! for each other.

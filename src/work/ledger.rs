@@ -57,7 +57,7 @@ impl Ledger {
         }
     }
 
-    /// Keeps, as [`revocations::keep`] does, that older tokens of a user are refused, of at most `max` users.
+    /// Keeps that older tokens of a user are refused, of at most `max` users.
     ///
     /// # Errors
     /// The disk's. Then it is not kept.
