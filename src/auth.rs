@@ -28,7 +28,7 @@ pub use algorithm::{Algorithm, KeyKind};
 pub use api_keys::ApiKeys;
 pub use claims::Claims;
 pub use key::Key;
-pub use keys::{Check, Keys, Look};
+pub use keys::{CANDIDATES_MAX, Check, Keys, Look};
 
 /// Longest token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;

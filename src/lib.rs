@@ -112,7 +112,7 @@
 //! | [`access`] | who may enter which room: rules by pattern, what a token grants, and the one decision |
 //! | [`server`] | threads, mailboxes, signals, the phases of stopping |
 //! | [`reactor::turn`] | the turn, its budgets and latches |
-//! | [`reactor::tls`] | TLS sessions, and the records on their way |
+//! | [`reactor::tls`], [`reactor::unfinished`] | TLS sessions, and the records on their way; who is closed when those take too much |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
 //! | `allocator` | keeps large blocks apart, gives free memory back to the system |
 //! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
@@ -224,7 +224,9 @@
 //! Bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write) and nowhere else, and there
 //! stands [`Tls`](reactor::tls::Tls) where a certificate is configured; the chat knows one bit of it, that a peer has shown
 //! a certificate that is trusted. Sessions are rustls's unbuffered ones and own keys only: records are opened and
-//! sealed in buffers of the thread, and of one connection at most a record in either direction is kept, against a pool.
+//! sealed in buffers of the thread, and of one connection at most a record in either direction is kept, against a pool for
+//! each. Of a full one the oldest records are dropped at once; that their connections are over, and that a record is
+//! overdue, is found by a read, to which the poll leads by an event of its own.
 //!
 //! The latches stay true since no more is read at once than the turn's buffer takes, so that all that can be opened is, and
 //! since what is short is what the *socket* had less of than it was asked for. What is sealed cannot be taken back, so it
@@ -239,7 +241,8 @@
 //! Between shards there are three kinds of [`Envelope`](chat::envelope::Envelope). A *request* takes a credit of the
 //! pair (source, target) and is refused without one (`overloaded`, 503). A *reply* brings the credit back, so replies
 //! are bounded by requests. An *obligation* is never refused: an `Unsubscribe` is bounded by the memberships that there
-//! are, bursts and events for users by a window of bytes per pair. While a window is shut the rooms with members behind
+//! are, bursts and events for users by a window of bytes per pair; a revocation that the store is to keep goes to every
+//! shard as a request that needs [no credit](chat::mail::Mail::oblige). While a window is shut the rooms with members behind
 //! it are not frozen; their bursts grow to a limit, then they refuse publishes and collapse presence into one list. A
 //! batch that a full mailbox refuses is held and tried again each turn, at the latest after 2 ms. The loops never wait
 //! for each other.
@@ -324,7 +327,8 @@
 //!
 //! [`Credentials`](auth::Credentials) are immutable and shared. [`work::keyring`] makes new ones when a file or a fetched
 //! key set changes and posts them to every shard, which then forgets what it remembered. A `kid` that nobody knows is
-//! a job as well: the thread that fetches asks once more, if it may, posts what is new and then the answer.
+//! a job as well: the thread that fetches asks once more, if it may, posts what is new and then the answer. Of either kind an address
+//! has a [share](chat::errands::Errands) of its own, so that it cannot hold up the tokens of others.
 //!
 //! # Seams
 //!

@@ -193,8 +193,9 @@ impl Server {
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
             let (store, revocations) = (store.cloned(), Arc::clone(revocations));
             let jobs = self.jobs(id);
-            let kept_bytes_max = (self.config.limits.tls_pool_bytes / shards).max(1);
-            let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max));
+            let (kept_bytes_max, record_ms) =
+                (self.config.limits.tls_pool_bytes / shards, self.config.limits.tls_record_ms);
+            let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max, record_ms));
             let work = move || {
                 let setup = ShardSetup { config, id, shards, key, seed, gauges, store };
                 let mut shard = Shard::new(setup, clock(started));

@@ -173,6 +173,27 @@ fn an_export_that_was_imported_is_exported_again_the_same() {
 }
 
 #[test]
+fn whose_older_tokens_are_refused_is_exported_too() {
+    let folder = Folder::new();
+    let database = Database::open(&folder.store("a")).unwrap();
+    let mut ledger = Ledger::new(database.writer().unwrap(), &Limits::default());
+    for (user, before_ms) in [("ana", 5), ("7", 9), ("ana", 8), ("ana", 6)] {
+        ledger.revoke(user, before_ms, 10).unwrap();
+    }
+    drop((ledger, database));
+    let lines = folder.export("a", "lines");
+    let expected = "{\"type\":\"revocation\",\"userId\":\"ana\",\"revokeBefore\":8}\n\
+                    {\"type\":\"revocation\",\"userId\":\"7\",\"revokeBefore\":9}\n";
+    assert_eq!(lines, expected);
+    assert_eq!(folder.import("b", &lines), Ok(Imported { kept: 2, skipped: 0 }));
+    let older = "{\"type\":\"revocation\",\"userId\":7,\"revokeBefore\":3}\n";
+    assert_eq!(folder.import("b", &format!("{lines}{older}")), Ok(Imported { kept: 0, skipped: 3 }));
+    assert_eq!(folder.export("b", "again"), expected);
+    assert_eq!(folder.import("b", &older.replace('3', "30")), Ok(Imported { kept: 1, skipped: 0 }));
+    assert_eq!(folder.export("b", "later"), expected.replace('9', "30"));
+}
+
+#[test]
 fn what_was_imported_goes_on_where_it_was() {
     let folder = Folder::new();
     let lines = r#"{"roomId":"r","id":7,"content":"old","sender_user_id":"ana","timestamp":5}

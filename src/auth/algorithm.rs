@@ -44,6 +44,22 @@ pub enum KeyKind {
     Ed25519,
 }
 
+impl KeyKind {
+    /// Every kind.
+    pub const ALL: [KeyKind; 5] = [KeyKind::Secret, KeyKind::Rsa, KeyKind::P256, KeyKind::P384, KeyKind::Ed25519];
+
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::Rsa => "RSA",
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::Ed25519 => "Ed25519",
+        }
+    }
+}
+
 impl Algorithm {
     /// Every algorithm.
     pub const ALL: [Algorithm; 12] = [

@@ -203,6 +203,20 @@ fn a_kid_picks_and_is_never_guessed() {
 }
 
 #[test]
+fn a_token_is_tried_with_four_keys_at_most_and_first_with_the_one_that_it_names() {
+    let unnamed = |count: usize| (0..count).map(|_| Arc::new(pem::keys(public("rsa2")).unwrap().remove(0)));
+    let named = jwks::keys(format!(r#"{{"keys":[{},"kid":"one"}}]}}"#, jwk("rsa")).as_bytes()).unwrap().keys;
+    let named: Vec<_> = named.into_iter().map(Arc::new).collect();
+    let token = |header| Signer::of("RS256").sign(header, CLAIMS);
+    for (count, without, crowded) in [(3, Ok(()), None), (4, Err(TokenError::Signature), Some(KeyKind::Rsa))] {
+        let keys = Keys::of(unnamed(count).collect()).and(named.clone());
+        assert_eq!(result(&keys, &token("")), without, "{count}");
+        assert_eq!(result(&keys, &token(r#","kid":"one""#)), Ok(()), "{count}");
+        assert_eq!(keys.crowded_kind(), crowded, "{count}");
+    }
+}
+
+#[test]
 fn nothing_of_a_header_is_followed() {
     let own = jwk("rsa2") + "}";
     let members = format!(

@@ -23,7 +23,7 @@ use super::{Identity, Role, TOKEN_BYTES_MAX, TokenError};
 use crate::wire::value::{Id, put_json_string};
 
 /// Most keys that one token is verified with.
-const CANDIDATES_MAX: usize = 4;
+pub const CANDIDATES_MAX: usize = 4;
 
 /// The keys and the rules by which tokens are verified. Clones share them.
 #[derive(Clone)]
@@ -171,6 +171,12 @@ impl Keys {
         self.keys.is_empty()
     }
 
+    /// A kind of which there are more keys than [a token without a name of its key is tried with](CANDIDATES_MAX).
+    pub fn crowded_kind(&self) -> Option<KeyKind> {
+        let count = |kind| self.keys.iter().filter(|key| key.kind() == kind).count();
+        KeyKind::ALL.into_iter().find(|&kind| count(kind) > CANDIDATES_MAX)
+    }
+
     /// Looks at a token in JWS compact form (RFC 7515, section 7.1) at a time in milliseconds since the epoch. With
     /// `is_final` there is no [`Look::UnknownKey`].
     pub fn look(&self, token: &str, now_ms: u64, is_final: bool) -> Look {
@@ -233,14 +239,13 @@ impl Keys {
         is_allowed.then_some(algorithm).ok_or(TokenError::Algorithm)
     }
 
-    /// The keys that may have signed: those of the `kid`, and those that have no name of their own, as a secret or a key
+    /// The keys that may have signed: those of the `kid`, then those that have no name of their own, as a secret or a key
     /// from a file; without a `kid` all.
     fn candidates(&self, algorithm: Algorithm, id: Option<&str>, now_ms: u64) -> Vec<&Arc<Key>> {
-        let fits = |key: &&Arc<Key>| {
-            let is_meant = id.is_none_or(|id| key.id().is_none_or(|own| own == id));
-            is_meant && key.serves(algorithm, now_ms)
-        };
-        self.keys.iter().filter(fits).take(CANDIDATES_MAX).collect()
+        let serving = || self.keys.iter().filter(|key| key.serves(algorithm, now_ms));
+        let named = serving().filter(|key| id.is_some() && key.id() == id);
+        let others = serving().filter(|key| id.is_none() || key.id().is_none());
+        named.chain(others).take(CANDIDATES_MAX).collect()
     }
 
     /// Signs a token that these keys verify from `now_ms` on for `ttl`, with the first configured algorithm of the

@@ -33,7 +33,7 @@ const SWEEP_MAX: usize = 16_384;
 const SWEEP_MS: u64 = 1000;
 
 /// What is limited as one: an IPv4 address, or the /64 of an IPv6 address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct AddressKey(u64);
 
 impl AddressKey {

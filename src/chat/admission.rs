@@ -4,7 +4,7 @@
 //! the form of the user's id. Only then is the client greeted, and what it sent meanwhile is read.
 
 use super::closing::CloseReason;
-use super::connection::{Admission, Flag, NONE, Phase};
+use super::connection::{Admission, Connection, Flag, NONE, Phase};
 use super::denial::DenialReason;
 use super::envelope::{Answer, Ask, Origin, ReplyTo, Request, UserAsk};
 use super::ids::{UserId, home};
@@ -50,8 +50,7 @@ impl Shard {
         conn.user = number;
         conn.role = identity.role;
         conn.phase = Phase::Admitting;
-        conn.issued_at_s = identity.issued_at_ms.map_or(0, |ms| (ms / 1000) as u32);
-        conn.expires_at_s = identity.expires_at_ms.map_or(0, |ms| ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32);
+        note_times(conn, identity.issued_at_ms, identity.expires_at_ms);
         let expires_at_ms = identity.expires_at_ms;
         conn.extra_mut().admission = Some(Admission { upgrade, expires_at_ms, reference });
         self.note_grants(slot, identity);
@@ -152,8 +151,7 @@ impl Shard {
         };
         let conn = &mut self.connections[slot];
         let role_before = std::mem::replace(&mut conn.role, identity.role);
-        conn.issued_at_s = identity.issued_at_ms.map_or(0, |ms| (ms / 1000) as u32);
-        conn.expires_at_s = identity.expires_at_ms.map_or(0, |ms| ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32);
+        note_times(conn, identity.issued_at_ms, identity.expires_at_ms);
         self.note_grants(slot, &identity);
         self.leave_what_is_not_granted(slot, role_before);
         if !self.connections[slot].is_open() {
@@ -167,5 +165,34 @@ impl Shard {
     pub(super) fn connected_at_ms(&self, slot: u32) -> u64 {
         let age_ms = self.now.tick_ms.saturating_sub(u64::from(self.connections[slot].opened) * TICK_MS);
         self.now.wall_ms.saturating_sub(age_ms)
+    }
+}
+
+/// Notes when a token was issued and when it expires, in milliseconds since the epoch: as far away as it can be noted.
+fn note_times(conn: &mut Connection, issued_at_ms: Option<u64>, expires_at_ms: Option<u64>) {
+    let noted = |seconds: u64| u32::try_from(seconds).unwrap_or(u32::MAX);
+    conn.issued_at_s = issued_at_ms.map_or(0, |ms| noted(ms / 1000));
+    conn.expires_at_s = expires_at_ms.map_or(0, |ms| noted(ms.div_ceil(1000)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::connection::Connections;
+    use crate::chat::ids::ShardId;
+
+    #[test]
+    fn times_beyond_what_can_be_noted_are_the_last_that_can() {
+        let mut connections = Connections::new(ShardId(0));
+        let slot = connections.insert(0).slot();
+        let mut noted = |issued, expires| {
+            note_times(&mut connections[slot], issued, expires);
+            (connections[slot].issued_at_s, connections[slot].expires_at_s)
+        };
+        assert_eq!(noted(None, None), (0, 0));
+        assert_eq!(noted(Some(1_700_000_000_999), Some(1_700_000_000_001)), (1_700_000_000, 1_700_000_001));
+        let beyond = (u64::from(u32::MAX) + 6) * 1000;
+        assert_eq!(noted(Some(beyond), Some(beyond)), (u32::MAX, u32::MAX));
+        assert_eq!(noted(Some(u64::MAX), Some(u64::MAX)), (u32::MAX, u32::MAX));
     }
 }

@@ -3,7 +3,8 @@
 //! Three kinds, each bounded in its own way. A *request* takes a credit of its (source, target) pair, and whoever has
 //! none refuses it. A *reply* gives the credit back, so replies are bounded by requests. An *obligation* (a member that
 //! left, a burst) is never refused: the first is bounded by the memberships that there are, the second by a window of
-//! bytes per pair. What users owe is told once a second, and not at all to a shard whose mailbox is full.
+//! bytes per pair. So is a revocation that the store keeps, which takes a credit that may not be there; the desk of the
+//! store bounds those. What users owe is told once a second, and not at all to a shard whose mailbox is full.
 
 use std::sync::Arc;
 

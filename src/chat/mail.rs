@@ -22,7 +22,8 @@ struct Outgoing {
     envelopes: Vec<Envelope>,
     credits_back: u32,
     window_back: usize,
-    credits: usize,
+    /// Below 0 by what was [obliged](Mail::oblige) without one.
+    credits: isize,
     window_used: usize,
 }
 
@@ -43,7 +44,7 @@ impl Mail {
             envelopes: Vec::new(),
             credits_back: 0,
             window_back: 0,
-            credits: credits_max,
+            credits: credits_max as isize,
             window_used: 0,
         };
         let targets = (0..shards).map(|_| target()).collect();
@@ -55,13 +56,18 @@ impl Mail {
     /// # Errors
     /// The pair has no credit left; the request is dropped, to be refused by whoever made it.
     pub fn request(&mut self, target: ShardId, request: Request) -> Result<(), NoCredit> {
-        let outgoing = &mut self.targets[target.index()];
-        if outgoing.credits == 0 {
+        if !self.has_credit(target) {
             return Err(NoCredit);
         }
-        outgoing.credits -= 1;
-        self.post(target, Envelope::Request(request));
+        self.oblige(target, request);
         Ok(())
+    }
+
+    /// Posts a request that must not be refused, also without a credit, which the reply makes good. Whoever makes it bounds
+    /// how many there are.
+    pub fn oblige(&mut self, target: ShardId, request: Request) {
+        self.targets[target.index()].credits -= 1;
+        self.post(target, Envelope::Request(request));
     }
 
     /// Whether a request to that shard would be taken.
@@ -116,7 +122,7 @@ impl Mail {
     pub fn handle_returned(&mut self, from: ShardId, credits: u32, window_bytes: usize) -> bool {
         let was_open = self.is_window_open(from);
         let target = &mut self.targets[from.index()];
-        target.credits += credits as usize;
+        target.credits += credits as isize;
         target.window_used -= window_bytes;
         !was_open && self.is_window_open(from)
     }
@@ -167,7 +173,7 @@ impl Mail {
     /// Whether every request was answered, every burst taken over and everything handed over.
     pub fn is_settled(&self) -> bool {
         let settled = |t: &Outgoing| {
-            let answered = t.credits == self.credits_max && t.window_used == 0;
+            let answered = t.credits == self.credits_max as isize && t.window_used == 0;
             t.held.is_none() && t.envelopes.is_empty() && (answered || planted::is(Bug::DrainWithBurst))
         };
         self.local.is_empty() && self.targets.iter().all(settled)
@@ -175,6 +181,38 @@ impl Mail {
 
     /// Checks that no more came back than was given out.
     pub fn check_invariants(&self) {
-        assert!(self.targets.iter().all(|target| target.credits <= self.credits_max), "a credit came back twice");
+        assert!(
+            self.targets.iter().all(|target| target.credits <= self.credits_max as isize),
+            "a credit came back twice"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::envelope::{Ask, Origin, ShardAsk};
+    use crate::chat::ids::ConnId;
+
+    #[test]
+    fn what_must_not_be_refused_needs_no_credit_and_owes_one() {
+        let (here, there) = (ShardId(0), ShardId(1));
+        let request = || {
+            let origin = Origin { conn: ConnId::new(here, 0, 0), to: ReplyTo::Nobody };
+            Request { origin, ask: Ask::Shard(ShardAsk::Rooms { from: 0, limit: 1 }) }
+        };
+        let mut mail = Mail::new(here, 2, 1, 1000);
+        assert_eq!(mail.request(there, request()), Ok(()));
+        assert_eq!(mail.request(there, request()), Err(NoCredit));
+        mail.oblige(there, request());
+        assert_eq!(mail.poll_batch(there).map(|batch| batch.envelopes.len()), Some(2));
+        assert!(!mail.is_settled());
+        // The credit of one of the two is owed.
+        mail.handle_returned(there, 1, 0);
+        assert_eq!((mail.request(there, request()), mail.is_settled()), (Err(NoCredit), false));
+        mail.handle_returned(there, 1, 0);
+        assert!(mail.is_settled());
+        mail.check_invariants();
+        assert_eq!(mail.request(there, request()), Ok(()));
     }
 }

@@ -58,8 +58,10 @@ pub enum Gather {
     Disconnect {
         /// Connections closed so far.
         count: u32,
-        /// Shards that have not answered.
+        /// Shards that have not answered, and the store if it is asked.
         left: usize,
+        /// The store has not said that it cannot keep it.
+        is_kept: bool,
     },
     /// What a user has read, once the mark is moved.
     ReadState {
@@ -267,10 +269,13 @@ impl Shard {
                 *left -= 1;
                 (*left == 0).then(|| Rest::json(200, users::user_json(connections)))
             }
-            (Gather::Disconnect { count, left }, Answer::Disconnected(closed)) => {
-                *count += closed;
+            (Gather::Disconnect { count, left, is_kept }, answer) => {
+                match answer {
+                    Answer::Disconnected(closed) => *count += closed,
+                    answer => *is_kept = matches!(answer, Answer::Done),
+                }
                 *left -= 1;
-                (*left == 0).then(|| Rest::json(200, format!("{{\"disconnected\":{count}}}").into_bytes()))
+                (*left == 0).then(|| users::disconnected(*count, *is_kept))
             }
             (Gather::Permitted(lookup), Answer::Done) => {
                 let origin = Origin { conn: self.connections.id(slot), to: ReplyTo::RestPart(number, 0) };

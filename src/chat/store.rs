@@ -410,7 +410,7 @@ pub enum Job {
     Write(Vec<Arc<Write>>),
     /// To be read.
     Read(Asker, Lookup),
-    /// To be kept before it takes effect; answered by [`Done::Revoked`].
+    /// To be kept before it is answered; answered by [`Done::Revoked`].
     Revoke(Revoke),
     /// To be told once, by [`Done::FeedMoved`], when an event has a higher position in the feed.
     WatchFeed(u64),

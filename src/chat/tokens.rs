@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::address_homes::AddressKey;
 use super::connection::{Flag, Phase};
 use super::denial::DenialReason;
 use super::ids::ConnId;
@@ -116,21 +117,35 @@ impl Shard {
         // A key is sought once for a token. Behind a check it was sought already, where it had to be.
         let is_sought = matches!(state, Some(State::KeySought | State::Answered(_)));
         let conn = self.connections.id(slot);
-        let claims = match self.credentials.keys.look(token, self.now.wall_ms, is_sought) {
+        let address = self.sharing_address(slot);
+        let mut look = self.credentials.keys.look(token, self.now.wall_ms, is_sought);
+        if matches!(look, Look::UnknownKey) && self.verified.find(&digest(token)).is_some() {
+            // It has verified with a key that bears no name; no other needs to be sought.
+            look = self.credentials.keys.look(token, self.now.wall_ms, true);
+        }
+        let claims = match look {
             Look::Known(claims) => claims,
-            Look::UnknownKey if self.errands.seek_key(conn).is_ok() => return self.wait_for_check(slot),
+            Look::UnknownKey if self.errands.seek_key(conn, address).is_ok() => return self.wait_for_check(slot),
             Look::UnknownKey => return Checked::Busy,
             Look::Unchecked(check) => {
-                let mark = CheckMark { conn, digest: Sha256::digest(token).into(), generation: self.keys_generation };
+                let mark = CheckMark { conn, digest: digest(token), generation: self.keys_generation };
                 match (state, self.verified.find(&mark.digest)) {
                     (Some(State::Answered(verified)), _) if verified.mark == mark => verified.claims,
                     (_, Some(claims)) => Ok(claims),
-                    _ if self.errands.verify(Verify { mark, check }).is_ok() => return self.wait_for_check(slot),
+                    _ if self.errands.verify(Verify { mark, check }, address).is_ok() => {
+                        return self.wait_for_check(slot);
+                    }
                     _ => return Checked::Busy,
                 }
             }
         };
         self.judge_claims(slot, claims)
+    }
+
+    /// Whose share of the checks under way a token takes; a trusted proxy that names no client speaks for many.
+    fn sharing_address(&self, slot: u32) -> Option<AddressKey> {
+        let address = self.addresses.of(slot);
+        (!self.config.trusted_proxies.contains(address)).then(|| AddressKey::of(address))
     }
 
     fn judge_claims(&mut self, slot: u32, claims: Result<Claims, TokenError>) -> Checked {
@@ -166,7 +181,7 @@ impl Shard {
 
     /// A signature was looked at.
     pub(super) fn handle_verified(&mut self, verified: Verified) {
-        self.errands.note_verified();
+        self.errands.note_verified(verified.mark.conn);
         if let Ok(claims) = &verified.claims
             && verified.mark.generation == self.keys_generation
         {
@@ -177,7 +192,7 @@ impl Shard {
 
     /// All keys that there are were handed on before.
     pub(super) fn handle_key_sought(&mut self, conn: ConnId) {
-        self.errands.note_sought();
+        self.errands.note_sought(conn);
         self.end_check(conn, State::KeySought);
     }
 
@@ -211,6 +226,10 @@ impl Shard {
     pub(super) fn handle_unchecked(&mut self, verify: &Verify) {
         self.handle_verified(Verified { mark: verify.mark, claims: Err(TokenError::Unchecked) });
     }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
 }
 
 #[cfg(test)]

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use ureq::http::Uri;
 
 use crate::auth::jwks::{self, KeySet};
-use crate::auth::{ApiKeys, Credentials, Key, Keys, pem};
+use crate::auth::{ApiKeys, CANDIDATES_MAX, Credentials, Key, Keys, pem};
 use crate::error::Error;
 
 use super::settings::{CHAT_API_KEYS_FILE, CHAT_JWKS, CHAT_JWT_KEYS, Setting};
 
+const PEM_COUNT_ACCEPTED: &str = "at most four of a kind, since they have no name and a token is tried with no more; \
+                                  take out those that are not used any more";
 const PEM_ACCEPTED: &str = "PEM with PUBLIC KEY, RSA PUBLIC KEY or CERTIFICATE, of RSA with 2048 to 4096 bits, ECDSA \
                             P-256 or P-384, or Ed25519";
 const JWKS_ACCEPTED: &str = "a JSON Web Key Set with a public key for signatures: RSA of 2048 to 4096 bits, ECDSA P-256 \
@@ -69,13 +71,17 @@ impl KeyFiles {
     /// What is in the PEM files.
     ///
     /// # Errors
-    /// The first that cannot be read or used.
+    /// The first that cannot be read or used, or has a key more of its kind than a token is tried with.
     pub fn read_pem(&self, read_file: ReadFile) -> Result<Vec<Arc<Key>>, Error> {
         let mut keys = Vec::new();
         for path in &self.pem {
             let found = read(path, read_file).and_then(|text| pem::keys(&text).map_err(str::to_owned));
             let found = found.map_err(|reason| unusable(CHAT_JWT_KEYS, path, &reason, PEM_ACCEPTED))?;
             keys.extend(found.into_iter().map(Arc::new));
+            if let Some(kind) = Keys::of(keys.clone()).crowded_kind() {
+                let reason = format!("with it the files have more than {CANDIDATES_MAX} {} keys", kind.name());
+                return Err(unusable(CHAT_JWT_KEYS, path, &reason, PEM_COUNT_ACCEPTED));
+            }
         }
         Ok(keys)
     }

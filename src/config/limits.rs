@@ -111,6 +111,8 @@ limits! {
     requests_under_way_max: usize, "requests", 32, 1..=1_024;
     /// Time for a request's head, from the connection's start or the head's first byte on; with TLS the handshake included.
     handshake_ms: u64, "ms", 5_000, 100..=600_000;
+    /// Time for a record of TLS to come whole, from its first byte on.
+    tls_record_ms: u64, "ms", 15_000, 100..=600_000;
     /// Time for the first message `auth` when no token came with the upgrade.
     auth_ms: u64, "ms", 5_000, 100..=600_000;
     /// Time for a request with a body to arrive whole, and that a REST connection may stay open without a request.
@@ -131,7 +133,7 @@ limits! {
     direct_pool_bytes: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
     /// Unfinished messages, heads and bodies.
     input_pool_bytes: usize, "bytes", 67_108_864, 65_536..=1_099_511_627_776;
-    /// Unfinished records of TLS, those coming in and those going out.
+    /// Unfinished records of TLS: half for those coming in, half for those going out.
     tls_pool_bytes: usize, "bytes", 134_217_728, 65_536..=1_099_511_627_776;
     /// Batches that may wait in the mailbox of a thread.
     mailbox_batches_max: usize, "batches", 1_024, 1..=1_048_576;
@@ -183,7 +185,7 @@ limits! {
     retention_days: u64, "days", 0, 0..=36_500;
     /// Events that the store keeps of each room, the newest; 0 keeps all.
     retention_events: u64, "events", 0, 0..=1_000_000_000;
-    /// Tokens whose signature is being verified with a public key, or whose key is being looked for; further ones are refused (`overloaded`, 503).
+    /// Tokens whose signature is being verified with a public key, or whose key is being looked for; further ones are refused (`overloaded`, 503), and so are those from one address (IPv6: /64) beyond an eighth.
     token_checks_max: usize, "tokens", 1_024, 1..=1_048_576;
     /// Threads that verify signatures with public keys.
     token_threads: usize, "threads", 1, 1..=256;
@@ -197,7 +199,7 @@ limits! {
     jwks_timeout_ms: u64, "ms", 5_000, 100..=60_000;
     /// Threads that ask the ERP who may enter a room where the mode is ask, and so questions at a time.
     access_concurrency: usize, "threads", 8, 1..=256;
-    /// Questions to the ERP that wait or are being asked; further ones are refused (`overloaded`, 503).
+    /// Questions to the ERP that wait or are being asked; further ones are refused (`overloaded`, 503), and so are those about one user beyond an eighth, or beyond the rooms of a connection if those are more.
     access_questions_max: usize, "questions", 1_024, 1..=1_048_576;
     /// Time for one question to the ERP.
     access_timeout_ms: u64, "ms", 3_000, 50..=60_000;

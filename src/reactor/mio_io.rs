@@ -95,6 +95,7 @@ impl Io for MioIo {
             // Another loop may have something for this one, which would otherwise go on without it for milliseconds.
             std::thread::yield_now();
         }
+        let timeout = [timeout, self.tls.as_ref().and_then(Tls::timeout)].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
@@ -119,6 +120,12 @@ impl Io for MioIo {
                 }
             }
         }
+        if let Some(tls) = &mut self.tls {
+            tls.begin_turn(clock(self.started).tick_ms);
+            while let Some(conn) = tls.poll_due() {
+                events.push(Event::Socket { conn, readable: true, writable: false, read_closed: false });
+            }
+        }
         Ok(())
     }
 
@@ -134,6 +141,9 @@ impl Io for MioIo {
     fn register(&mut self, mut socket: TcpStream, conn: ConnId) -> io::Result<()> {
         let token = Token(conn.token() as usize);
         self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        if let Some(tls) = &mut self.tls {
+            tls.register(conn);
+        }
         let slot = conn.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);

@@ -9,6 +9,7 @@ pub mod mailbox;
 pub mod mio_io;
 pub mod tls;
 pub mod turn;
+pub mod unfinished;
 
 #[cfg(test)]
 mod tls_tests;

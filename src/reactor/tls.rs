@@ -3,7 +3,8 @@
 //! Owns a session of rustls per connection, which holds keys and no buffer, and the buffers of the thread, through which
 //! all records pass. It knows no file and no clock, and the chat knows nothing of it. What it keeps of one connection is
 //! only what a socket makes it keep: the beginning of a record that has not come whole, and the end of one that was not
-//! taken whole; both are freed when they are empty.
+//! taken whole; both are freed when they are empty. Each of the two has a budget of its own. Where one is used up, those go
+//! who have held such a record longest, so that nobody can take the room of those who finish theirs.
 //!
 //! Three rules keep the latches of the turn true. No more is read than the caller's buffer takes, and plaintext is shorter
 //! than what it came in: so nothing that was opened ever waits, and whether a read was short is what the socket said.
@@ -13,6 +14,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
@@ -23,6 +25,8 @@ use rustls::unbuffered::{
 };
 
 use super::io::{Input, Received, Written};
+use super::unfinished::{Holding, Unfinished};
+use crate::chat::ids::ConnId;
 
 /// The most plaintext of one record (RFC 8446, section 5.1).
 const PLAIN_BYTES_MAX: usize = 1 << 14;
@@ -47,15 +51,23 @@ pub struct Tls {
     certificates: Arc<Certificates>,
     /// By slot. A connection gets its session with the first byte that it sends.
     sessions: Vec<Option<Box<Session>>>,
+    /// By slot, as registered.
+    conns: Vec<ConnId>,
     /// What was read, behind what was kept of the same connection.
     records: Box<[u8]>,
     /// Where small pieces of one record are put together.
     plain: Vec<u8>,
     /// A record on its way out.
     sealed: Vec<u8>,
-    /// What all sessions together keep, and may keep.
-    kept_bytes: usize,
-    kept_bytes_max: usize,
+    /// What all sessions keep of what came in.
+    tails: Unfinished,
+    /// What all sessions keep of what goes out.
+    rests: Unfinished,
+    /// Whose record was dropped for want of room, and is to be read so that the caller learns of it.
+    dropped: Vec<ConnId>,
+    /// The time that a record has to come whole.
+    record_ms: u64,
+    now_ms: u64,
 }
 
 /// How far a session has come.
@@ -67,7 +79,7 @@ enum Stage {
     Open,
     /// The peer has taken its leave; it can still be written to.
     PeerClosed,
-    /// The peer broke the protocol; what came before that was handed on.
+    /// The peer broke the protocol, or its record was dropped; what came before that was handed on.
     Failing,
     /// The same, and the caller knows. The peer was told, and is not listened to.
     Failed,
@@ -78,8 +90,10 @@ struct Session {
     stage: Stage,
     /// What was received and is not complete.
     tail: Vec<u8>,
+    tail_since_ms: u64,
     /// What was sealed and the socket did not take.
     rest: Vec<u8>,
+    rest_since_ms: u64,
 }
 
 /// What a read has opened.
@@ -94,17 +108,56 @@ struct Opened {
 }
 
 impl Tls {
-    /// With no connection. All together may keep so many bytes of unfinished records.
-    pub fn new(certificates: Arc<Certificates>, kept_bytes_max: usize) -> Self {
+    /// With no connection. All together may keep so many bytes of unfinished records, half of them of what comes in, and a
+    /// record has so many milliseconds to come whole.
+    pub fn new(certificates: Arc<Certificates>, kept_bytes_max: usize, record_ms: u64) -> Self {
         Self {
             certificates,
             sessions: Vec::new(),
+            conns: Vec::new(),
             records: vec![0; READ_BYTES].into(),
             plain: Vec::with_capacity(PLAIN_BYTES_MAX),
             sealed: vec![0; SEALED_BYTES],
-            kept_bytes: 0,
-            kept_bytes_max,
+            tails: Unfinished::new(kept_bytes_max / 2),
+            rests: Unfinished::new(kept_bytes_max / 2),
+            dropped: Vec::new(),
+            record_ms,
+            now_ms: 0,
         }
+    }
+
+    /// A connection was accepted.
+    pub fn register(&mut self, conn: ConnId) {
+        let at = conn.slot() as usize;
+        if self.sessions.len() <= at {
+            self.sessions.resize_with(at + 1, || None);
+            self.conns.resize(at + 1, conn);
+        }
+        self.conns[at] = conn;
+    }
+
+    /// A turn begins, at that time on the tick clock.
+    pub fn begin_turn(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// How long until [`Tls::poll_due`] names a connection; `None` is for ever.
+    pub fn timeout(&self) -> Option<Duration> {
+        if !self.dropped.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let due_ms = self.tails.next_since_ms()?.saturating_add(self.record_ms);
+        Some(Duration::from_millis(due_ms.saturating_sub(self.now_ms)))
+    }
+
+    /// Names a connection that is to be read without an event of its socket: its record was dropped, or is overdue unless
+    /// the rest of it is there. The connection may be gone.
+    pub fn poll_due(&mut self) -> Option<ConnId> {
+        if let Some(conn) = self.dropped.pop() {
+            return Some(conn);
+        }
+        let slot = self.tails.poll_overdue(self.now_ms.checked_sub(self.record_ms)?)?;
+        Some(self.conns[slot as usize])
     }
 
     /// From now on new connections are shown these; the others go on as they are.
@@ -123,15 +176,12 @@ impl Tls {
     /// # Errors
     /// Those of the socket; and when the connection cannot be served any longer.
     pub fn read(&mut self, slot: u32, socket: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<Received> {
-        let mut session = self.sessions.get_mut(slot as usize).and_then(Option::take);
+        let at = slot as usize;
+        let mut session = self.sessions[at].take();
+        let before = holdings(session.as_deref());
         let received = self.read_session(&mut session, socket, buffer);
-        if let Some(session) = session {
-            let at = slot as usize;
-            if self.sessions.len() <= at {
-                self.sessions.resize_with(at + 1, || None);
-            }
-            self.sessions[at] = Some(session);
-        }
+        self.sessions[at] = session;
+        self.settle(slot, before);
         received
     }
 
@@ -151,7 +201,15 @@ impl Tls {
         }
         let kept = session.as_ref().map_or(0, |session| session.tail.len());
         let room = buffer.len().min(READ_BYTES);
-        let bytes = socket.read(&mut self.records[kept..room])?;
+        let begun_by_ms = self.now_ms.checked_sub(self.record_ms);
+        let bytes = match (socket.read(&mut self.records[kept..room]), session.as_mut()) {
+            (Err(error), Some(session))
+                if error.kind() == io::ErrorKind::WouldBlock && session.is_overdue(begun_by_ms) =>
+            {
+                return Ok(session.give_up());
+            }
+            (read, _) => read?,
+        };
         if bytes == 0 {
             return Ok(Received::End);
         }
@@ -163,17 +221,20 @@ impl Tls {
         if session.stage == Stage::Failed {
             return Ok(Received::Input(Input { bytes: 0, is_short, is_certified: false }));
         }
-        let before = session.kept_bytes();
         self.records[..kept].copy_from_slice(&session.tail);
         let (was_opening, records) = (session.stage == Stage::Opening, &mut self.records[..kept + bytes]);
         let opened = session.open(records, buffer);
+        if kept == 0 || opened.used > 0 {
+            session.tail_since_ms = self.now_ms;
+        }
         session.keep(&records[opened.used..]);
-        let sent = session.send(socket, &opened.answer);
-        self.kept_bytes = self.kept_bytes + session.kept_bytes() - before;
-        sent?;
-        if session.tail.len() > TAIL_BYTES_MAX || self.kept_bytes > self.kept_bytes_max {
-            tracing::debug!("unfinished TLS records take too much");
+        session.send(socket, &opened.answer, self.now_ms)?;
+        if session.tail.len() > TAIL_BYTES_MAX {
+            tracing::debug!("an unfinished message of TLS takes too much");
             return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        if session.is_overdue(begun_by_ms) {
+            return Ok(session.give_up());
         }
         let is_certified = was_opening && session.stage != Stage::Opening && session.is_certified(&self.certificates);
         // What has ended but for what was opened says so when it is read again, for which no event will come.
@@ -198,13 +259,9 @@ impl Tls {
         let session = session.filter(|session| matches!(session.stage, Stage::Open | Stage::PeerClosed));
         // To whom no word can be sent, none is.
         let Some(session) = session else { return Ok(Written { bytes: total, is_blocked: false }) };
-        let before = session.kept_bytes();
-        let written = session.write(socket, slices, &mut self.plain, &mut self.sealed);
-        self.kept_bytes = self.kept_bytes + session.kept_bytes() - before;
-        if self.kept_bytes > self.kept_bytes_max {
-            tracing::debug!("unsent TLS records take too much");
-            return Err(io::ErrorKind::OutOfMemory.into());
-        }
+        let before = session.holdings();
+        let written = session.write(socket, slices, &mut self.plain, &mut self.sealed, self.now_ms);
+        self.settle(slot, before);
         written
     }
 
@@ -212,9 +269,9 @@ impl Tls {
     /// reads or writes next.
     pub fn flush(&mut self, slot: u32, socket: &mut impl Write) -> bool {
         let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else { return true };
-        let before = session.kept_bytes();
+        let before = session.holdings();
         let flushed = session.flush(socket).unwrap_or(true);
-        self.kept_bytes = self.kept_bytes + session.kept_bytes() - before;
+        self.settle(slot, before);
         flushed
     }
 
@@ -239,25 +296,83 @@ impl Tls {
 
     /// Forgets a connection.
     pub fn remove(&mut self, slot: u32) {
-        if let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::take) {
-            self.kept_bytes -= session.kept_bytes();
-        }
+        let session = self.sessions.get_mut(slot as usize).and_then(Option::take);
+        self.settle(slot, holdings(session.as_deref()));
     }
 
     /// What all sessions keep, to look at.
     pub fn kept_bytes(&self) -> usize {
-        self.kept_bytes
+        self.tails.bytes() + self.rests.bytes()
     }
+
+    /// Takes account of what a session holds, which was this before, and makes room if there is none.
+    fn settle(&mut self, slot: u32, before: [Holding; 2]) {
+        let after = holdings(self.sessions.get(slot as usize).and_then(Option::as_deref));
+        self.tails.change(slot, before[0], after[0]);
+        self.rests.change(slot, before[1], after[1]);
+        if self.tails.is_full() {
+            self.drop_oldest("unfinished TLS records take too much", |tls| &tls.tails);
+        }
+        if self.rests.is_full() {
+            self.drop_oldest("unsent TLS records take too much", |tls| &tls.rests);
+        }
+    }
+
+    /// Drops the records of those who have held one longest.
+    fn drop_oldest(&mut self, text: &'static str, pool: impl Fn(&Self) -> &Unfinished) {
+        let (bytes, mut count) = (pool(self).bytes(), 0);
+        while pool(self).is_nearly_full()
+            && let Some(slot) = pool(self).oldest()
+            && let Some(session) = &mut self.sessions[slot as usize]
+        {
+            let before = session.holdings();
+            session.drop_records();
+            self.tails.change(slot, before[0], Holding::default());
+            self.rests.change(slot, before[1], Holding::default());
+            self.dropped.push(self.conns[slot as usize]);
+            count += 1;
+        }
+        tracing::warn!(bytes, count, "{text}: the oldest are dropped");
+    }
+}
+
+fn holdings(session: Option<&Session>) -> [Holding; 2] {
+    session.map(Session::holdings).unwrap_or_default()
 }
 
 impl Session {
     fn new(config: &Arc<ServerConfig>) -> io::Result<Self> {
         let conn = UnbufferedServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-        Ok(Self { conn, stage: Stage::Opening, tail: Vec::new(), rest: Vec::new() })
+        let (tail, rest) = (Vec::new(), Vec::new());
+        Ok(Self { conn, stage: Stage::Opening, tail, tail_since_ms: 0, rest, rest_since_ms: 0 })
     }
 
-    fn kept_bytes(&self) -> usize {
-        self.tail.capacity() + self.rest.capacity()
+    /// What is kept of what came in, and of what goes out.
+    fn holdings(&self) -> [Holding; 2] {
+        [
+            Holding { bytes: self.tail.capacity(), since_ms: self.tail_since_ms },
+            Holding { bytes: self.rest.capacity(), since_ms: self.rest_since_ms },
+        ]
+    }
+
+    /// Whether the record that is not complete was begun at that time or before.
+    fn is_overdue(&self, begun_by_ms: Option<u64>) -> bool {
+        !self.tail.is_empty() && begun_by_ms.is_some_and(|begun_by_ms| self.tail_since_ms <= begun_by_ms)
+    }
+
+    /// The record that is not complete is waited for no longer.
+    fn give_up(&mut self) -> Received {
+        tracing::debug!("a TLS record did not come whole in time");
+        (self.tail, self.stage) = (Vec::new(), Stage::Failed);
+        Received::Refused
+    }
+
+    /// Gives up its records, and with them the connection: nothing can follow one that is incomplete.
+    fn drop_records(&mut self) {
+        (self.tail, self.rest) = (Vec::new(), Vec::new());
+        if self.stage != Stage::Failed {
+            self.stage = Stage::Failing;
+        }
     }
 
     /// Opens the records in place, and puts what they bring into `plain`, which is at least as long.
@@ -324,6 +439,7 @@ impl Session {
         slices: &[IoSlice<'_>],
         plain: &mut Vec<u8>,
         sealed: &mut Vec<u8>,
+        now_ms: u64,
     ) -> io::Result<Written> {
         let mut written = Written { bytes: 0, is_blocked: !self.flush(socket)? };
         let mut pieces = Pieces { slices, at: 0 };
@@ -332,7 +448,7 @@ impl Session {
         {
             let length = self.seal(piece, sealed)?;
             written.bytes += piece.len();
-            written.is_blocked = !self.send(socket, &sealed[..length])?;
+            written.is_blocked = !self.send(socket, &sealed[..length], now_ms)?;
         }
         Ok(written)
     }
@@ -358,7 +474,7 @@ impl Session {
     }
 
     /// Writes what has been sealed, behind which nothing waits; whether the socket took all of it.
-    fn send(&mut self, socket: &mut impl Write, sealed: &[u8]) -> io::Result<bool> {
+    fn send(&mut self, socket: &mut impl Write, sealed: &[u8], now_ms: u64) -> io::Result<bool> {
         if !self.rest.is_empty() {
             // Answers to what is read, which are small; what is written waits for the rest to go.
             self.rest.extend_from_slice(sealed);
@@ -366,6 +482,7 @@ impl Session {
         }
         let taken = if sealed.is_empty() { 0 } else { write(socket, sealed)? };
         self.rest.extend_from_slice(&sealed[taken..]);
+        self.rest_since_ms = now_ms;
         Ok(taken == sealed.len())
     }
 

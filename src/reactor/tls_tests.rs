@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, IoSlice, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::client::Resumption;
@@ -15,11 +16,13 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, Error, RootCertSt
 
 use super::io::{Input, Received};
 use super::tls::{Certificates, Tls};
+use crate::chat::ids::{ConnId, ShardId};
 use crate::config::{TlsFiles, TlsVersion};
 use crate::work::certificates::Loaded;
 
 const SLOT: u32 = 3;
 const POOL: usize = 1 << 20;
+const RECORD_MS: u64 = 1000;
 const BUFFER: usize = 64 * 1024;
 
 /// An authority and what it signs.
@@ -109,6 +112,17 @@ impl Write for Wire {
     }
 }
 
+/// A server with a connection at [`SLOT`], and so many bytes for what is kept.
+fn serving(certificates: &Arc<Certificates>, kept_bytes_max: usize) -> Tls {
+    let mut tls = Tls::new(Arc::clone(certificates), kept_bytes_max, RECORD_MS);
+    tls.register(conn(SLOT));
+    tls
+}
+
+fn conn(slot: u32) -> ConnId {
+    ConnId::new(ShardId(0), 0, slot)
+}
+
 /// A server, and one client of it.
 struct Pair {
     tls: Tls,
@@ -127,7 +141,7 @@ impl Pair {
     fn new(certificates: &Arc<Certificates>, client: ClientConfig, step: usize) -> Self {
         let client = ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap()).unwrap();
         Self {
-            tls: Tls::new(Arc::clone(certificates), POOL),
+            tls: serving(certificates, POOL),
             wire: Wire { step, room: usize::MAX, ..Wire::default() },
             client,
             buffer: vec![0; BUFFER],
@@ -369,24 +383,111 @@ fn keys_are_changed_in_the_middle() {
     }
 }
 
+/// The beginning of a record that never ends.
+fn beginning(bytes: usize) -> Vec<u8> {
+    let mut record = vec![0x16, 3, 1, 0x40, 0, 1, 0, 0xf0, 0];
+    record.resize(bytes, 0);
+    record
+}
+
+/// A wire on which so much has come, and which takes so much.
+fn wire(to_server: &[u8], room: usize) -> Wire {
+    Wire { to_server: to_server.iter().copied().collect(), step: usize::MAX, room, ..Wire::default() }
+}
+
+/// A connection at a slot from which the server reads once.
+fn come(tls: &mut Tls, slot: u32, to_server: &[u8]) -> io::Result<Received> {
+    tls.register(conn(slot));
+    tls.read(slot, &mut wire(to_server, usize::MAX), &mut [0; BUFFER])
+}
+
+const NOTHING_YET: Received = Received::Input(Input { bytes: 0, is_short: true, is_certified: false });
+
 #[test]
-fn what_is_kept_is_bounded() {
+fn whose_record_has_been_unfinished_longest_is_the_first_to_go() {
+    let certificates = certificates("oldest", &Authority::new("ours"), None);
+    let mut tls = serving(&certificates, 2 * 40_000);
+    for (now_ms, slot) in [(1, 8), (2, 5), (3, 6)] {
+        tls.begin_turn(now_ms);
+        assert_eq!(come(&mut tls, slot, &beginning(9_000)).unwrap(), NOTHING_YET);
+    }
+    // More of the same record makes it no younger.
+    tls.begin_turn(4);
+    assert_eq!(come(&mut tls, 8, &[0; 1_000]).unwrap(), NOTHING_YET);
+    assert_eq!((tls.kept_bytes(), tls.poll_due()), (36_000, None));
+    assert_eq!(come(&mut tls, 7, &beginning(9_000)).unwrap(), NOTHING_YET);
+    assert_eq!(tls.kept_bytes(), 27_000, "the one that had no room has it now");
+    assert_eq!((tls.timeout(), tls.poll_due(), tls.poll_due()), (Some(Duration::ZERO), Some(conn(8)), None));
+    assert_eq!(come(&mut tls, 8, b"").unwrap(), Received::Refused);
+    assert_eq!(come(&mut tls, 8, b"more of it").unwrap(), NOTHING_YET, "which is not looked at");
+    (5..=8).for_each(|slot| tls.remove(slot));
+    assert_eq!((tls.kept_bytes(), tls.timeout()), (0, None), "what is gone is not counted");
+}
+
+#[test]
+fn those_who_do_not_read_take_no_room_of_input() {
     let authority = Authority::new("ours");
-    let certificates = certificates("pool", &authority, None);
+    let certificates = certificates("rests", &authority, None);
     let mut pair = Pair::new(&certificates, client(&authority, rustls::ALL_VERSIONS), usize::MAX);
-    pair.tls = Tls::new(certificates, 10_000);
+    pair.tls = serving(&certificates, 2 * 12_000);
     pair.settle().unwrap();
+    assert_eq!(come(&mut pair.tls, 9, &beginning(9_000)).unwrap(), NOTHING_YET);
     pair.wire.room = 100;
-    let text = pattern(16_000);
-    let error = pair.tls.write(SLOT, &mut pair.wire, &[IoSlice::new(&text)]).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+    assert_eq!(pair.answer(&pattern(10_000)), (10_000, true));
+    assert!(pair.tls.kept_bytes() > 18_000 && pair.tls.poll_due().is_none(), "there is room for both");
     pair.tls.remove(SLOT);
-    assert_eq!(pair.tls.kept_bytes(), 0, "what is gone is not counted");
-    // The beginning of a handshake that never ends.
-    pair.wire.to_server.extend([0x16, 3, 1, 0x40, 0, 1, 0, 0xf0, 0]);
-    pair.wire.to_server.extend([0; 12_000]);
-    let error = pair.tls.read(SLOT, &mut pair.wire, &mut pair.buffer).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+    let mut stalled = Pair::new(&certificates, client(&authority, rustls::ALL_VERSIONS), usize::MAX);
+    std::mem::swap(&mut stalled.tls, &mut pair.tls);
+    stalled.settle().unwrap();
+    stalled.wire.room = 100;
+    // Of what goes out alone there is too much, and it is the only one.
+    assert_eq!(stalled.answer(&pattern(16_000)), (16_000, true));
+    assert_eq!(
+        (stalled.tls.kept_bytes(), stalled.tls.poll_due(), stalled.tls.poll_due()),
+        (9_000, Some(conn(SLOT)), None)
+    );
+    stalled.wire.room = usize::MAX;
+    let sent = stalled.wire.to_client.len();
+    assert_eq!(stalled.answer(b"behind half a record"), (20, false));
+    assert!(stalled.tls.flush(SLOT, &mut stalled.wire));
+    stalled.tls.take_leave(SLOT, &mut stalled.wire);
+    assert_eq!(stalled.wire.to_client.len(), sent, "nothing follows half a record");
+    stalled.read();
+    assert_eq!(stalled.end, Some(Received::Refused));
+}
+
+#[test]
+fn a_record_has_a_time_to_come_whole() {
+    let authority = Authority::new("ours");
+    let certificates = certificates("overdue", &authority, None);
+    let mut pair = Pair::new(&certificates, client(&authority, rustls::ALL_VERSIONS), usize::MAX);
+    pair.settle().unwrap();
+    let mut record = Vec::new();
+    for _ in 0..3 {
+        pair.client.writer().write_all(b"word").unwrap();
+        pair.client.write_tls(&mut record).unwrap();
+    }
+    let length = record.len() / 3;
+    let mut hear = |now_ms: u64, bytes: std::ops::Range<usize>| {
+        pair.tls.begin_turn(now_ms);
+        pair.wire.to_server.extend(&record[bytes]);
+        let due = pair.tls.poll_due();
+        pair.read();
+        (due, pair.heard.len(), pair.end, pair.tls.timeout().map(|timeout| timeout.as_millis()))
+    };
+    assert_eq!(hear(1, 0..10), (None, 0, None, Some(1000)));
+    assert_eq!(hear(900, 10..20), (None, 0, None, Some(101)), "from its first byte on");
+    // What has come when its time is over is taken, and the next record has a time of its own.
+    assert_eq!(hear(1_001, 20..length + 5), (Some(conn(SLOT)), 4, None, Some(1000)));
+    assert_eq!(hear(2_000, length + 5..2 * length), (None, 8, None, None));
+    assert_eq!(hear(10_000, 2 * length..2 * length + 5), (None, 8, None, Some(1000)));
+    assert_eq!(hear(11_000, 0..0), (Some(conn(SLOT)), 8, Some(Received::Refused), None));
+    assert_eq!(pair.tls.kept_bytes(), 0);
+    // Neither does it help to send more of it then.
+    let mut tls = serving(&certificates, POOL);
+    assert_eq!(come(&mut tls, SLOT, &beginning(100)).unwrap(), NOTHING_YET);
+    tls.begin_turn(RECORD_MS);
+    assert_eq!(come(&mut tls, SLOT, &[0; 100]).unwrap(), Received::Refused);
 }
 
 #[test]

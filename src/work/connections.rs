@@ -19,7 +19,6 @@ use super::ledger::Ledger;
 use super::reader;
 use super::readers::Source;
 use super::retention::Retention;
-use super::revocations;
 use super::writer::Core;
 use crate::chat::store::{Action, Found, Lookup, Revoke, StoreFacts, Verdict, Write};
 use crate::config::Limits;
@@ -118,9 +117,8 @@ impl Core for WriteConnection {
 
     fn revoke(&mut self, revoke: &Revoke) -> Result<(), Failure> {
         let max = self.limits.revocations_max;
-        let connection = self.ledger()?.connection();
-        revocations::keep(connection, revoke.order.user.text(), revoke.before_ms, max)
-            .map_err(|error| failure(&error))?;
+        let kept = self.ledger()?.revoke(revoke.order.user.text(), revoke.before_ms, max);
+        kept.map_err(|error| failure(&error))?;
         self.written.note(self.log_bytes());
         Ok(())
     }

@@ -14,8 +14,8 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::batch::Kind;
 use super::import_line::{Line, LineKind, parse_line};
-use super::members;
 use super::room::Room;
+use super::{members, revocations};
 use crate::access::Level;
 use crate::error::Error;
 use crate::wire::message::tombstone;
@@ -29,7 +29,7 @@ const LINE_BYTES_MAX: u64 = 17 * 1024 * 1024;
 /// What became of the lines.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Imported {
-    /// Events and marks that are new.
+    /// Events, marks and the like that are new.
     pub kept: u64,
     /// Those that were there already.
     pub skipped: u64,
@@ -145,6 +145,9 @@ struct Stored {
 impl Importer<'_> {
     /// Keeps a line; `false` if it was there.
     fn keep(&mut self, line: &Line) -> Result<bool, Halt> {
+        if let LineKind::Revocation { user, before_ms } = &line.kind {
+            return Ok(revocations::insert(self.connection, user.text(), *before_ms)?);
+        }
         let room = self.room(&line.room)?;
         match &line.kind {
             LineKind::ReadMark { user } => return self.mark_read(&room, user, line.seq.unwrap_or_default()),

@@ -20,7 +20,7 @@ const SERVERS: [&[u8]; 4] = [b"type", b"seq", b"deleted", b"editedAt"];
 const OF_TOMBSTONE: [&[u8]; 7] = [b"type", b"roomId", b"id", b"timestamp", b"sender_user_id", b"deleted", b"seq"];
 
 const TYPE: &str = "type must be new_message, message_updated, message_deleted, reaction, reaction_removed, read_mark, \
-                    member, members_replaced or room_position, or be left out for a message";
+                    member, members_replaced, room_position or revocation, or be left out for a message";
 const ROOM: &str = "roomId must be a string of 1 to 256 bytes without control characters, not . or ..";
 const SEQ: &str = "seq must be an integer from 1 to 2^53";
 const TIMESTAMP: &str = "timestamp must be integer milliseconds since the epoch or an RFC 3339 string";
@@ -30,13 +30,14 @@ const TOMBSTONE: &str =
 const EDITED_AT: &str = "editedAt must be integer milliseconds since the epoch";
 const MESSAGE_ID: &str = "a message needs an id, by which importing again knows it";
 const VERSION: &str = "version must be an integer from 1 to 2^53";
+const REVOKE_BEFORE: &str = "revokeBefore must be integer milliseconds since the epoch";
 const ROLE: &str = "role must be member, reader or null";
 const EMOJI: &str = "emoji must be a string of 1 to 64 bytes";
 
 /// A line that can be kept.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// Where it belongs.
+    /// Where it belongs; empty if to no room.
     pub room: String,
     /// Its place there, if it names one.
     pub seq: Option<u64>,
@@ -67,6 +68,8 @@ pub(crate) enum LineKind {
     MembersReplaced { version: u64 },
     /// How far a room had come of which nothing is kept.
     RoomPosition,
+    /// From when on a user's tokens count, in milliseconds since the epoch.
+    Revocation { user: Id, before_ms: u64 },
 }
 
 impl Line {
@@ -87,6 +90,11 @@ pub(crate) fn parse_line(text: &[u8], key: (u64, u64), now_ms: u64) -> Result<Li
     let members = members(text).map_err(|refusal| refusal.message.replace("the body", "the line"))?;
     let fields = Fields(&members);
     let kind = fields.raw("type").map(|raw| object::string(raw).ok_or(TYPE)).transpose()?;
+    if kind.as_deref() == Some("revocation") {
+        let before_ms = fields.raw("revokeBefore").and_then(integer).ok_or(REVOKE_BEFORE)?;
+        let kind = LineKind::Revocation { user: fields.id("userId")?, before_ms };
+        return Ok(Line { room: String::new(), seq: None, kind, at_ms: now_ms, prefix: Vec::new() });
+    }
     let room = fields.string("roomId").filter(|room| room_name(room).is_some()).ok_or(ROOM)?;
     let seq = fields.raw("seq").map(|raw| integer(raw).filter(|&seq| seq >= 1).ok_or(SEQ)).transpose()?;
     let time = fields.raw("timestamp").map(|raw| timestamp::parse_raw(raw).ok_or(TIMESTAMP)).transpose()?;
@@ -296,6 +304,12 @@ mod tests {
             (r#"{"type":7,"roomId":"r"}"#, TYPE),
             (r#"{"type":"reaction","roomId":"r","messageId":1,"userId":1,"emoji":""}"#, EMOJI),
             (r#"{"type":"read_mark","roomId":"r","userId":1}"#, SEQ),
+            (r#"{"type":"revocation","userId":1}"#, REVOKE_BEFORE),
+            (r#"{"type":"revocation","userId":1,"revokeBefore":-1}"#, REVOKE_BEFORE),
+            (
+                r#"{"type":"revocation","revokeBefore":1}"#,
+                "userId must be a string of 1 to 128 bytes or an integer within 2^53",
+            ),
         ] {
             assert_eq!(parse(line).unwrap_err(), message, "{line}");
         }

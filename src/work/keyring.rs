@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use super::crew;
 use super::fetch::Fetcher;
 use super::watch::Watch;
-use crate::auth::{ApiKeys, Credentials, Key, jwks};
+use crate::auth::{ApiKeys, CANDIDATES_MAX, Credentials, Key, jwks};
 use crate::chat::ids::{ConnId, ShardId};
 use crate::chat::job::Done;
 use crate::config::{Config, JwksPlace, KeyFiles, shown_url, taken};
@@ -68,6 +68,7 @@ impl SharedKeyring {
         let Keyring { files, pem, jwks, api_keys, .. } = &mut *keyring.lock();
         (*pem, *jwks) = (files.read_pem(read_file)?, files.read_jwks(read_file)?);
         *api_keys = files.read_api_keys(read_file)?;
+        warn_if_crowded(&files.credentials(pem, jwks, api_keys.clone()));
         Ok(keyring.clone())
     }
 
@@ -147,6 +148,7 @@ impl SharedKeyring {
         let mut keyring = self.lock();
         change(&mut keyring);
         let credentials = Arc::new(keyring.credentials());
+        warn_if_crowded(&credentials);
         for mailer in &keyring.mailers {
             // A thread that has ended needs to be told nothing.
             let _ = mailer.post(Post::Credentials(credentials.clone()));
@@ -218,8 +220,7 @@ impl Remote {
                 let jwks = taken(set);
                 tracing::debug!(keys = jwks.len(), "the key set was fetched");
                 let known = self.keyring.lock().jwks.clone();
-                let is_same = known.len() == jwks.len() && known.iter().zip(&jwks).all(|(old, new)| old.is_same(new));
-                if !is_same {
+                if !is_same_set(&known, &jwks) {
                     tracing::info!(keys = jwks.len(), "the key set has other keys");
                     self.keyring.change(|keyring| keyring.jwks = jwks);
                 }
@@ -234,6 +235,40 @@ impl Remote {
     }
 }
 
+/// Not every token without a `kid` verifies that should, if there are too many keys of its kind; but those of a set have
+/// names that a token can give.
+fn warn_if_crowded(credentials: &Credentials) {
+    if let Some(kind) = credentials.keys.crowded_kind() {
+        let (kind, max) = (kind.name(), CANDIDATES_MAX);
+        tracing::warn!(kind, max, "there are more keys of a kind than a token without a kid is tried with");
+    }
+}
+
+/// Whether the same keys are there, in whatever order.
+fn is_same_set(some: &[Arc<Key>], others: &[Arc<Key>]) -> bool {
+    let is_among = |key: &Arc<Key>, others: &[Arc<Key>]| others.iter().any(|other| key.is_same(other));
+    some.iter().all(|key| is_among(key, others)) && others.iter().all(|key| is_among(key, some))
+}
+
 fn read_file(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_in_another_order_are_the_same_set() {
+        let key = |secret: &[u8], until_ms| Arc::new(Key::secret(secret, until_ms));
+        let (one, two) = (key(b"a secret of one", None), key(b"a secret of two", None));
+        let is_same = |some: &[&Arc<Key>], others: &[&Arc<Key>]| {
+            let owned = |keys: &[&Arc<Key>]| keys.iter().map(|&key| key.clone()).collect::<Vec<_>>();
+            is_same_set(&owned(some), &owned(others))
+        };
+        assert!(is_same(&[&one, &two], &[&two, &one]) && is_same(&[], &[]));
+        assert!(!is_same(&[&one], &[&one, &two]) && !is_same(&[&one, &two], &[&two]));
+        assert!(!is_same(&[&one, &two], &[&one, &key(b"another secret", None)]));
+        assert!(!is_same(&[&one, &two], &[&one, &key(b"a secret of two", Some(1))]));
+    }
 }

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 
 use super::batch::{Batch, Counters, Memory};
 use super::retention::Retention;
+use super::revocations;
 use crate::chat::store::{Verdict, Write};
 use crate::config::Limits;
 
@@ -54,6 +55,15 @@ impl Ledger {
                 Err(error)
             }
         }
+    }
+
+    /// Keeps that older tokens of a user are refused, of at most `max` users.
+    ///
+    /// # Errors
+    /// The disk's. Then it is not kept.
+    pub fn revoke(&mut self, user: &str, before_ms: u64, max: usize) -> rusqlite::Result<()> {
+        self.synchronize(true)?;
+        revocations::keep(&self.connection, user, before_ms, max)
     }
 
     /// The position of the last event that was committed, 0 before the first.
@@ -151,7 +161,9 @@ fn read_counters(connection: &Connection) -> rusqlite::Result<Counters> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::database::Database;
     use super::*;
+    use crate::config::Store;
 
     impl Ledger {
         /// Commits, or rolls back, and takes it for failed.
@@ -164,5 +176,20 @@ mod tests {
             self.execute(if committed { "COMMIT" } else { "ROLLBACK" })?;
             self.settle(Err(rusqlite::Error::InvalidQuery), verdicts, next)
         }
+    }
+
+    #[test]
+    fn a_revocation_is_on_the_disk_when_it_is_kept() {
+        let database = Database::open(&Store::Memory).unwrap();
+        let mut ledger = Ledger::new(database.writer().unwrap(), &Limits::default());
+        let level = |ledger: &Ledger| -> i64 {
+            ledger.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap()
+        };
+        // As behind a step of retention that could not turn it on again.
+        ledger.synchronize(false).unwrap();
+        assert_eq!(level(&ledger), 1);
+        ledger.revoke("ana", 5, 10).unwrap();
+        assert_eq!(level(&ledger), 2);
+        assert_eq!(revocations::all(&ledger.connection).unwrap(), [("ana".to_owned(), 5)]);
     }
 }

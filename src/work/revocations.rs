@@ -11,15 +11,20 @@ use rusqlite::Connection;
 /// Those of SQLite; then nothing is changed.
 pub(super) fn keep(connection: &Connection, user: &str, before_ms: u64, max: usize) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
-    let kept = "INSERT INTO revocation (user, before_ms) VALUES (?1, ?2)
-                ON CONFLICT (user) DO UPDATE SET before_ms = max(before_ms, excluded.before_ms)";
-    transaction.prepare_cached(kept)?.execute((user, before_ms))?;
+    insert(&transaction, user, before_ms)?;
     let count: usize = transaction.query_row("SELECT count(*) FROM revocation", [], |row| row.get(0))?;
     if count > max {
         let oldest = "DELETE FROM revocation WHERE number IN (SELECT number FROM revocation ORDER BY number LIMIT ?1)";
         transaction.execute(oldest, [count - max])?;
     }
     transaction.commit()
+}
+
+/// The same within a transaction, and however many there are; `false` if it was known.
+pub(super) fn insert(connection: &Connection, user: &str, before_ms: u64) -> rusqlite::Result<bool> {
+    let sql = "INSERT INTO revocation (user, before_ms) VALUES (?1, ?2)
+               ON CONFLICT (user) DO UPDATE SET before_ms = excluded.before_ms WHERE excluded.before_ms > before_ms";
+    Ok(connection.prepare_cached(sql)?.execute((user, before_ms))? > 0)
 }
 
 /// All of them, the oldest first, by user and time.

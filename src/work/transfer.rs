@@ -3,7 +3,7 @@
 //! Owns the form. First come all events that are kept, in the order of their commits and as they were sent, but for
 //! messages, which are as they are now; then `read_mark` lines, how far users have read; then `member` and
 //! `members_replaced` lines, who may enter rooms; then a `room_position` line for each room of which nothing is kept but how far it
-//! had come. An export reads one state of the store, also while a
+//! had come; then `revocation` lines, whose older tokens are refused. An export reads one state of the store, also while a
 //! server writes it; an import needs it alone.
 
 use std::fs::{File, OpenOptions};
@@ -29,12 +29,14 @@ const MEMBERS: &str = "SELECT r.name, m.version, m.user, m.level, m.user_numeric
                        JOIN room r ON r.number = m.room ORDER BY r.name, m.user";
 const POSITIONS: &str = "SELECT name, last_seq FROM room_now WHERE first_seq > last_seq AND last_seq > 0 ORDER BY name";
 
+const REVOCATIONS: &str = "SELECT user, before_ms FROM revocation ORDER BY number";
+
 /// Lines that were written.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Exported {
     /// Events.
     pub events: u64,
-    /// Marks of what users have read, memberships, and positions of empty rooms.
+    /// Marks of what users have read, memberships, positions of empty rooms, and revocations.
     pub others: u64,
 }
 
@@ -125,7 +127,7 @@ fn export(connection: &mut Connection, store: &Path, mut out: impl Write, name: 
         }
     }
     // A replacement says of whom there is no other line, so it comes behind those.
-    let others = [Other::Mark, Other::Member, Other::Replaced, Other::Position];
+    let others = [Other::Mark, Other::Member, Other::Replaced, Other::Position, Other::Revocation];
     for kind in others {
         let sql = kind.sql();
         let mut lines = transaction.prepare(sql).map_err(read)?;
@@ -150,6 +152,8 @@ enum Other {
     Member,
     /// How far a room had come.
     Position,
+    /// From when on a user's tokens count.
+    Revocation,
 }
 
 impl Other {
@@ -159,18 +163,20 @@ impl Other {
             Self::Replaced => REPLACED,
             Self::Member => MEMBERS,
             Self::Position => POSITIONS,
+            Self::Revocation => REVOCATIONS,
         }
     }
 
-    /// The line of a row that begins with the room's name and a number.
+    /// The line of a row that begins with the name of a room, or a user, and a number.
     fn line(self, row: &Row<'_>) -> rusqlite::Result<Vec<u8>> {
-        let (kind, number) = match self {
-            Self::Mark => ("read_mark", "seq"),
-            Self::Replaced => ("members_replaced", "version"),
-            Self::Member => ("member", "version"),
-            Self::Position => ("room_position", "seq"),
+        let (kind, name, number) = match self {
+            Self::Mark => ("read_mark", "roomId", "seq"),
+            Self::Replaced => ("members_replaced", "roomId", "version"),
+            Self::Member => ("member", "roomId", "version"),
+            Self::Position => ("room_position", "roomId", "seq"),
+            Self::Revocation => ("revocation", "userId", "revokeBefore"),
         };
-        let mut line = format!("{{\"type\":\"{kind}\",\"roomId\":").into_bytes();
+        let mut line = format!("{{\"type\":\"{kind}\",\"{name}\":").into_bytes();
         put_json_string(&mut line, &row.get::<_, String>(0)?);
         if matches!(self, Self::Mark | Self::Member) {
             line.extend_from_slice(b",\"userId\":");

@@ -252,6 +252,36 @@ fn more_questions_than_may_wait_are_refused() {
 }
 
 #[test]
+fn one_user_cannot_take_all_questions() {
+    let erp = Erp::start(Conduct::Hold);
+    let server = erp.server(&[
+        ("CHAT_ACCESS_TIMEOUT_MS", "60000"),
+        ("CHAT_ACCESS_QUESTIONS_MAX", "24"),
+        ("CHAT_ROOMS_PER_CONNECTION_MAX", "2"),
+        ("CHAT_THREADS", "1"),
+    ]);
+    let mut tabs: Vec<Client> = (0..5).map(|_| Client::user(&server, "ana")).collect();
+    for (number, tab) in tabs.iter_mut().enumerate() {
+        tab.send(json!({"type": "join_room", "roomId": format!("invented-{number}"), "ref": 1}));
+        // In their order.
+        tab.send(json!({"type": "ping", "ref": 2}));
+        if number < 3 {
+            tab.wait_for("pong");
+        }
+    }
+    for tab in &mut tabs[3..] {
+        assert_eq!(tab.until(|message| message["ref"] == 1).1["code"], "overloaded");
+    }
+    let mut ben = Client::user(&server, "ben");
+    ben.send(json!({"type": "join_room", "roomId": "r", "ref": 1}));
+    eventually("ben is asked about", || erp.asked().iter().any(|(_, asked)| asked["user"] == "ben").then_some(()));
+    erp.say(&json!({"allow": true}));
+    for client in tabs[..3].iter_mut().chain([&mut ben]) {
+        assert_eq!(client.until(|message| message["ref"] == 1).1["type"], "ack");
+    }
+}
+
+#[test]
 fn it_has_to_be_said_whom_to_ask() {
     for (env, word) in [
         (vec![("CHAT_ROOM_ACCESS", "a=ask")], "CHAT_ACCESS_URL"),

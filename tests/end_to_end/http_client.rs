@@ -78,6 +78,11 @@ impl Http {
         self.read_response("GET").ok()
     }
 
+    /// What it speaks over.
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
     /// No more requests follow; answers still can.
     pub fn finish_sending(&mut self) {
         self.stream.tcp().shutdown(Shutdown::Write).expect("the connection is open");

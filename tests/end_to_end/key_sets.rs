@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::client::Client;
+use crate::http_client::request;
 use crate::public_keys::user_token;
 use crate::server::{Server, Signal, eventually, prepare};
 use crate::signing::{Signer, jwk, public};
@@ -245,4 +246,88 @@ fn a_key_is_sought_once_for_a_token_that_another_may_have_signed() {
     assert_eq!(refused.expect_close(), (1008, "Invalid token".to_owned()));
     assert_eq!(source.asked(), 1, "the cooldown holds");
     server.stop_in_order();
+}
+
+#[test]
+fn one_address_cannot_take_all_checks() {
+    let source = Source::new(set(&[("rsa", "one")]));
+    let more = [
+        ("CHAT_JWKS_TIMEOUT_MS", "3000"),
+        ("CHAT_JWKS_COOLDOWN_MS", "100"),
+        ("CHAT_TOKEN_CHECKS_MAX", "16"),
+        ("CHAT_TRUSTED_PROXIES", "127.0.0.1"),
+        ("CHAT_THREADS", "1"),
+    ];
+    let server = start(&source, &more);
+    source.answer(Answer::Silence);
+    std::thread::sleep(Duration::from_millis(100));
+    let authorization = format!("Bearer {}", second());
+    let ask = |address: &[(&str, &str)]| {
+        let mut http = server.http();
+        let headers = [&[("Authorization", authorization.as_str())], address].concat();
+        http.send(&request("GET", "/api/chat/rooms/r/online", &headers, None));
+        http
+    };
+    let mut flood: Vec<_> = (0..6).map(|n| ask(&[("X-Forwarded-For", &format!("2001:db8::{n}"))])).collect();
+    let refused = flood.iter_mut().skip(2).map(|http| http.response()).collect::<Vec<_>>();
+    refused.iter().for_each(|response| response.assert_error(503, "overloaded"));
+    // Another address, and the proxy itself, which speaks for many.
+    let mut others = vec![ask(&[("X-Forwarded-For", "2001:db8:0:1::")])];
+    others.extend((0..8).map(|_| ask(&[])));
+    let looked_at = flood.drain(..2).chain(others).map(|mut http| http.response().status).collect::<Vec<_>>();
+    assert!(looked_at.len() == 11 && looked_at.iter().all(|&status| status == 401), "{looked_at:?}");
+    assert_eq!(status(&server, &first()), 200);
+    server.stop_in_order();
+}
+
+#[test]
+fn no_key_is_sought_for_a_token_that_has_verified() {
+    let source = Source::new(set(&[("rsa", "one")]));
+    let folder = StoreFolder::new();
+    let path = folder.file("erp.pem");
+    std::fs::write(&path, public("rsa2")).unwrap();
+    let more = [
+        ("CHAT_JWT_KEYS", path.to_str().unwrap()),
+        ("CHAT_JWKS_COOLDOWN_MS", "100"),
+        ("CHAT_JWKS_TIMEOUT_MS", "60000"),
+        ("CHAT_THREADS", "1"),
+    ];
+    let server = start(&source, &more);
+    let good = user_token(&Signer::second("RS256"), r#","kid":"three""#, "ana");
+    assert_eq!(status(&server, &good), 200);
+    // Who asks the source now waits for a minute.
+    source.answer(Answer::Silence);
+    let asked = source.asked();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!((status(&server, &good), source.asked()), (200, asked));
+    assert_eq!(Client::connect(&server, &good).connected["userId"], "ana");
+}
+
+#[test]
+fn a_set_of_more_keys_than_are_tried_is_warned_of() {
+    let mut keys: Vec<_> = ["a", "b", "c", "d"].map(|id| ("rsa2", id)).to_vec();
+    keys.push(("rsa", "one"));
+    let source = Source::new(set(&keys));
+    let server = start(&source, &[("CHAT_THREADS", "1")]);
+    server.log_line(|line| line.contains("WARN") && line.contains("than a token without a kid is tried with"));
+    assert_eq!(status(&server, &first()), 200, "the one that it names is tried");
+    assert_eq!(status(&server, &user_token(&Signer::of("RS256"), "", "ana")), 401);
+}
+
+#[test]
+fn the_order_of_a_set_means_nothing() {
+    let mut keys = vec![("rsa", "one"), ("rsa2", "two")];
+    let source = Source::new(set(&keys));
+    let server = start(&source, &[("CHAT_THREADS", "1")]);
+    let (changes, asked) = (|| server.log().matches("the key set has other keys").count(), source.asked());
+    let before = changes();
+    keys.reverse();
+    source.answer(set(&keys));
+    server.signal(Signal::HUP);
+    eventually("it is fetched again", || (source.asked() > asked).then_some(()));
+    // What is new is told behind what was not.
+    source.answer(set(&keys[..1]));
+    server.signal(Signal::HUP);
+    eventually("other keys are noted", || (changes() > before).then_some(()));
+    assert_eq!(changes(), before + 1);
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, now_s, token, unique};
 use crate::http_client::request;
-use crate::server::{Server, Signal, bare, eventually, run};
+use crate::server::{Server, Signal, bare, eventually, run, with_defaults};
 use crate::signing::{Signer, public};
 use crate::store_folder::StoreFolder;
 
@@ -77,7 +77,7 @@ fn a_remembered_token_still_expires_and_is_revoked() {
 }
 
 #[test]
-fn a_revocation_outlives_a_restart() {
+fn a_revocation_outlives_a_restart_and_a_move() {
     let folder = StoreFolder::new();
     let store = folder.text("chat.db");
     let env = [("CHAT_STORE", store.as_str())];
@@ -93,8 +93,14 @@ fn a_revocation_outlives_a_restart() {
     // Whether it ends in order or at once.
     server.signal(Signal::KILL);
     drop(server);
-    for _ in 0..2 {
-        let server = Server::start_with(&env);
+    let (lines, copy) = (folder.text("lines"), folder.text("copy.db"));
+    for (command, store) in [("export", &store), ("import", &copy)] {
+        let mut command = bare(&[command, &lines]);
+        command.env("CHAT_STORE", store);
+        assert_eq!(run(command).code, Some(0));
+    }
+    for store in [&store, &store, &copy] {
+        let server = Server::start_with(&[("CHAT_STORE", store)]);
         assert!((0..8).all(|_| online_status(&server, &old) == 401), "on every thread");
         assert_eq!(online_status(&server, &fresh), 200);
         assert_eq!(refused(&server, &old), (1008, "Invalid token".to_owned()));
@@ -264,6 +270,25 @@ fn key_files_are_read_again_and_who_is_there_stays() {
     eventually("every thread has it", || (online_status(&server, &old_token) == 401).then_some(()));
     ana.expect_none();
     server.stop_in_order();
+}
+
+#[test]
+fn more_keys_of_a_kind_than_are_tried_stop_the_start() {
+    let files =
+        |count: usize| [vec![key_file("p256.crt.pem")], vec![key_file("rsa.pub.pem"); count]].concat().join(",");
+    let check = |keys: &str| {
+        let mut command = bare(&["check"]);
+        with_defaults(&mut command, 3001, &[("CHAT_JWT_KEYS", keys)]);
+        run(command)
+    };
+    assert_eq!(check(&files(4)).code, Some(0));
+    let refused = check(&files(5));
+    let words = ["rsa.pub.pem", "more than 4 RSA keys", "at most four of a kind"];
+    assert!(
+        refused.code == Some(2) && words.iter().all(|word| refused.stderr[0].contains(word)),
+        "{:?}",
+        refused.stderr
+    );
 }
 
 #[test]

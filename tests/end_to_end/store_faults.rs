@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::client::Client;
-use crate::http_client::messages_path;
+use crate::client::{Client, now_s, token};
+use crate::http_client::{Response, messages_path};
 use crate::server::{BINARY, Server, Signal, bare, eventually, isolate, serve, with_defaults};
 use crate::store_folder::{StoreFolder, exported, exported_by};
 
@@ -142,6 +142,34 @@ fn shim(folder: &StoreFolder) -> Option<String> {
     built.is_ok_and(|status| status.success()).then_some(library)
 }
 
+/// A user whose tokens are revoked while the store fails.
+struct Revoked {
+    user: String,
+    token: String,
+    client: Client,
+}
+
+impl Revoked {
+    fn new(server: &Server, number: usize) -> Self {
+        let user = format!("cem{number}");
+        let token = token(&json!({"userId": user, "iat": now_s() - 100, "exp": now_s() + 600}));
+        let client = Client::connect(server, &token);
+        Self { user, token, client }
+    }
+
+    fn revoke(&self, server: &Server) -> Response {
+        let path = format!("/api/chat/users/{}/disconnect", self.user);
+        server.http().service("POST", &path, Some(&json!({"revokeBefore": (now_s() - 50) * 1000})))
+    }
+
+    /// The connection is closed, and no thread takes the token.
+    fn assert_out(&mut self, server: &Server) {
+        assert_eq!(self.client.expect_close().0, 4500);
+        let status = || server.http().bearer(&self.token, "GET", "/api/chat/rooms/r/online", None).status;
+        assert!((0..8).all(|_| status() == 401));
+    }
+}
+
 #[test]
 fn a_disk_that_answers_with_errors() {
     let folder = StoreFolder::new();
@@ -167,11 +195,17 @@ fn a_disk_that_answers_with_errors() {
         assert!(!post(&server, "r", &refused, 100), "{order}");
         assert_eq!(store_state(&server), (503, "failing".to_owned()), "{order}");
         assert_ephemeral_goes_on(&server, &mut ana);
+        let mut revoked = Revoked::new(&server, round);
+        let refusal = revoked.revoke(&server);
+        refusal.assert_error(503, "unavailable");
+        assert!(refusal.json()["error"].as_str().is_some_and(|text| text.contains("try again")), "{refusal:?}");
+        revoked.assert_out(&server);
         fs::remove_file(&orders).expect("it is there");
         eventually("the store heals without traffic", || {
             (store_state(&server) == (200, "ok".to_owned())).then_some(())
         });
         assert!(post(&server, "r", &refused, 100), "{order}: a retry");
+        assert_eq!(revoked.revoke(&server).status, 200, "{order}: a retry");
         acknowledged.push(("r".to_owned(), refused));
     }
     assert!(server.log().contains("the store takes writes again"), "{}", server.log());

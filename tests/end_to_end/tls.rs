@@ -225,6 +225,48 @@ fn the_end_is_told_by_tls_as_well() {
     }
 }
 
+/// A connection that has been answered once, and then left a request in a record unfinished; and the end of that record.
+fn unfinished(secure_server: &Secure) -> (Http, Vec<u8>) {
+    let mut http = secure_server.http();
+    assert_eq!(http.call("GET", "/healthz", &[], None).status, 200);
+    let Stream::Secure(stream) = http.stream() else { unreachable!() };
+    let get = "GET /healthz HTTP/1.1\r\nHost: x\r\n";
+    stream.conn.writer().write_all(format!("{get}X-Long: {}\r\n\r\n", "x".repeat(16_000)).as_bytes()).unwrap();
+    let mut record = Vec::new();
+    stream.conn.write_tls(&mut record).unwrap();
+    let end = record.split_off(record.len() - 1);
+    stream.sock.write_all(&record).expect("the server reads");
+    (http, end)
+}
+
+#[test]
+fn records_that_are_never_finished() {
+    // The share of what comes in is four such records.
+    let secure_server = Secure::start(&[("CHAT_THREADS", "1"), ("CHAT_TLS_POOL_BYTES", "140000")]);
+    let mut ana = secure_server.member("ana", "r");
+    let (mut first, _) = unfinished(&secure_server);
+    let mut holders: Vec<(Http, Vec<u8>)> = (0..20).map(|_| unfinished(&secure_server)).collect();
+    first.stream().read_to_end(&mut Vec::new()).expect_err("there is no close_notify");
+    secure_server.server.log_line(|line| line.contains("WARN") && line.contains("the oldest are dropped"));
+    secure_server.server.log_line(|line| line.contains("denied") && line.contains("\"tls\""));
+    // The one that came last finishes its own and is answered, and nobody else was harmed.
+    let (mut last, end) = holders.pop().expect("there are twenty");
+    last.stream().tcp().write_all(&end).expect("the server reads");
+    assert_eq!(last.response().status, 200);
+    secure_server.http().post("r", &json!({"content": "on it goes"}));
+    assert_eq!(ana.wait_for("new_message")["content"], "on it goes");
+    ana.expect_none();
+
+    let secure_server = Secure::start(&[("CHAT_TLS_RECORD_MS", "700")]);
+    let mut ana = secure_server.member("ana", "r");
+    let begun = Instant::now();
+    let (mut http, _) = unfinished(&secure_server);
+    http.stream().read_to_end(&mut Vec::new()).expect_err("there is no close_notify");
+    assert!(begun.elapsed() >= Duration::from_millis(700) && begun.elapsed() < Duration::from_secs(10));
+    secure_server.http().post("r", &json!({"content": "on it goes"}));
+    assert_eq!(ana.wait_for("new_message")["content"], "on it goes");
+}
+
 #[test]
 fn who_does_not_read_is_closed_and_told() {
     let env = [

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::chat::burst::Frames;
 use crate::chat::envelope::{Answer, Ask, ConnectionSummary, Disconnect, Origin, ReplyTo, Request, ShardAsk, UserAsk};
-use crate::chat::ids::{ConnId, ShardId, home};
+use crate::chat::http::Rest;
+use crate::chat::ids::{ShardId, home};
 use crate::chat::routes::{Call, Gather, Handled, error};
 use crate::chat::shard::Shard;
 use crate::chat::store::{Lookup, Revoke};
@@ -63,45 +64,42 @@ impl Shard {
         });
         let origin = Origin { conn: self.connections.id(call.slot), to: ReplyTo::Rest(call.number) };
         if let (Some(before_ms), Some(_)) = (order.revoke_before_ms, self.store()) {
-            // What is answered outlives the process, so it is kept first.
-            return match self.desk.revoke(Revoke { origin, order, before_ms }) {
-                Ok(()) => Handled::Gather(Box::new(Gather::Disconnect { count: 0, left: 0 })),
+            // It takes effect at once, and is answered when it outlives the process.
+            return match self.desk.revoke(Revoke { origin, order: order.clone(), before_ms }) {
+                Ok(()) => self.oblige_all(call, &order),
                 Err(_) => error(503, ErrorCode::Overloaded, BUSY),
             };
         }
         match self.ask_all(call.slot, call.number, |_| ShardAsk::Disconnect(order.clone())) {
-            Some(left) => Handled::Gather(Box::new(Gather::Disconnect { count: 0, left })),
+            Some(left) => Handled::Gather(Box::new(Gather::Disconnect { count: 0, left, is_kept: true })),
             None => error(503, ErrorCode::Overloaded, BUSY),
         }
     }
 
-    /// The store has kept a revocation, or could not: now it takes effect, whoever still waits for the answer.
-    pub(in crate::chat) fn finish_revoke(&mut self, revoke: &Revoke, is_kept: bool) {
-        let Origin { conn, to: ReplyTo::Rest(number) } = revoke.origin else { return };
-        let (slot, is_current) = (conn.slot(), self.connections.is_current(conn));
-        let ask = |_| ShardAsk::Disconnect(revoke.order.clone());
-        let asked = if is_kept { Some(self.ask_all_for(conn, number, ask)) } else { None };
-        if !is_current {
-            return;
+    /// Has every shard refuse older tokens of a user and close their connections. What the store is to keep must not be
+    /// unknown to a shard, so it is no request; the desk bounds how many there are.
+    fn oblige_all(&mut self, call: &Call<'_>, order: &Arc<Disconnect>) -> Handled {
+        let conn = self.connections.id(call.slot);
+        for shard in 0..self.shards as u16 {
+            let origin = Origin { conn, to: ReplyTo::RestPart(call.number, u32::from(shard)) };
+            let ask = Ask::Shard(ShardAsk::Disconnect(order.clone()));
+            self.mail.oblige(ShardId(shard), Request { origin, ask });
         }
-        match asked {
-            Some(Some(all)) => {
-                if let Some(Gather::Disconnect { left, .. }) = self.gathering(slot, number) {
-                    *left = all;
-                }
-            }
-            Some(None) => self.answer_http(slot, number, None, Answer::Refused(ErrorCode::Overloaded)),
-            None => self.answer_http(slot, number, None, Answer::Refused(ErrorCode::Unavailable)),
-        }
+        Handled::Gather(Box::new(Gather::Disconnect { count: 0, left: self.shards + 1, is_kept: true }))
     }
 
-    fn ask_all(&mut self, slot: u32, number: u32, ask: impl Fn(u16) -> ShardAsk) -> Option<usize> {
-        self.ask_all_for(self.connections.id(slot), number, ask)
+    /// The store has kept a revocation, or could not. It has taken effect in any case.
+    pub(in crate::chat) fn finish_revoke(&mut self, revoke: &Revoke, is_kept: bool) {
+        let Origin { conn, to: ReplyTo::Rest(number) } = revoke.origin else { return };
+        if self.connections.is_current(conn) {
+            let answer = if is_kept { Answer::Done } else { Answer::Refused(ErrorCode::Unavailable) };
+            self.answer_http(conn.slot(), number, None, answer);
+        }
     }
 
     /// Asks every shard, or none if one of them takes no more requests; returns how many will answer.
-    fn ask_all_for(&mut self, conn: ConnId, number: u32, ask: impl Fn(u16) -> ShardAsk) -> Option<usize> {
-        let all = 0..self.shards as u16;
+    fn ask_all(&mut self, slot: u32, number: u32, ask: impl Fn(u16) -> ShardAsk) -> Option<usize> {
+        let (conn, all) = (self.connections.id(slot), 0..self.shards as u16);
         if !all.clone().all(|shard| self.mail.has_credit(ShardId(shard))) {
             return None;
         }
@@ -117,6 +115,16 @@ impl Shard {
         let Some(user) = user else { return bad_user() };
         self.pending_lookup(call, Lookup::RoomsOf { user })
     }
+}
+
+/// The answer to a kick.
+pub(super) fn disconnected(count: u32, is_kept: bool) -> Rest {
+    if is_kept {
+        return Rest::json(200, format!("{{\"disconnected\":{count}}}").into_bytes());
+    }
+    let text = "older tokens are refused and their connections closed, but the store cannot keep that now, so that a \
+                restart would undo it: try again";
+    Rest::error(503, ErrorCode::Unavailable, text)
 }
 
 pub(super) fn user_json(connections: &[ConnectionSummary]) -> Vec<u8> {
