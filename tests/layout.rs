@@ -27,6 +27,9 @@ const ROOMS: usize = 100;
 /// Of an idle, authenticated connection in one room, its share of the room included.
 const USED_BYTES_MAX: usize = 260;
 const TOTAL_BYTES_MAX: usize = 400;
+/// Of a UUID, which does not stand where it is used but once on the heap, behind its count, hash and length.
+const LONG_ID_BYTES: usize = 36;
+const SHARED_BYTES: usize = 24;
 const HEARTBEAT_MS: u64 = 30_000;
 
 /// From this size on, blocks are looked at for slack.
@@ -126,12 +129,28 @@ fn allocations_of(act: impl FnOnce()) -> usize {
 
 #[test]
 fn an_idle_connection_keeps_its_budget_also_after_all_have_changed() {
+    keeps_its_budget(|user| format!("user-{user:05}"), USED_BYTES_MAX, TOTAL_BYTES_MAX);
+}
+
+#[test]
+fn a_long_id_costs_what_it_is_long() {
+    let extra = LONG_ID_BYTES + SHARED_BYTES;
+    keeps_its_budget(
+        |user| format!("{user:08}-0000-4000-8000-000000000000"),
+        USED_BYTES_MAX + extra,
+        TOTAL_BYTES_MAX + extra,
+    );
+}
+
+fn keeps_its_budget(id: impl Fn(usize) -> String, used_max: usize, total_max: usize) {
     let mut slots = Vec::with_capacity(CONNECTIONS);
     let mut world = DrivenShard::new();
     world.settle();
     let empty = Weight::now();
     let mut weigh = |first_user| {
-        world.populate(first_user, CONNECTIONS, ROOMS, &mut slots);
+        let users: Vec<String> = (first_user..first_user + CONNECTIONS).map(&id).collect();
+        world.populate_by(&users, ROOMS, &mut slots);
+        drop(users);
         world.pass(HEARTBEAT_MS + 1000, &slots);
         assert_eq!(world.connections(), CONNECTIONS);
         let full = Weight::now();
@@ -144,8 +163,8 @@ fn an_idle_connection_keeps_its_budget_also_after_all_have_changed() {
         (used, total)
     };
     let (used, total) = weigh(0);
-    assert!(used <= USED_BYTES_MAX, "{used} bytes per connection");
-    assert!(total <= TOTAL_BYTES_MAX, "{total} bytes per connection with slack");
+    assert!(used <= used_max, "{used} bytes per connection");
+    assert!(total <= total_max, "{total} bytes per connection with slack");
     // A place that was written to and is free again is not told from one in use, so only the totals can be compared.
     let (_, total_again) = weigh(CONNECTIONS);
     assert!(total_again.abs_diff(total) * 10 <= total, "{total_again} bytes with slack, {total} at first");

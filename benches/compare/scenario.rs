@@ -232,9 +232,9 @@ static SCENARIOS: [Scenario; 20] = [
         rounds_max: 3,
         ..scenario(
             "memory",
-            "19,000 connections open, joined to 190 rooms, idle: growth of RSS",
+            "19,000 connections open, joined to 190 rooms, idle for three seconds: growth of RSS",
             ALL,
-            Kind::Load(idle(19_000, 190)),
+            Kind::Load(Load { extra: &["--settle-ms", "3000"], ..idle(19_000, 190) }),
             &[figure("memory", "B/connection", "/server/rss_bytes_per_connection")],
         )
     },

@@ -71,11 +71,18 @@ impl DrivenShard {
     /// Opens `count` connections, each of a user of its own, spread evenly over `rooms` rooms, and lets all of it
     /// settle; their slots are appended to `slots`. Users are numbered from `first_user` on.
     pub fn populate(&mut self, first_user: usize, count: usize, rooms: usize, slots: &mut Vec<u32>) {
+        let users: Vec<String> = (first_user..first_user + count).map(|user| format!("user-{user:05}")).collect();
+        self.populate_by(&users, rooms, slots);
+    }
+
+    /// As [`DrivenShard::populate`], for users of these ids.
+    pub fn populate_by(&mut self, users: &[String], rooms: usize, slots: &mut Vec<u32>) {
+        let count = users.len();
         for start in (0..count).step_by(ACCEPTS_MAX) {
             let batch = start..(start + ACCEPTS_MAX).min(count);
             let opened = slots.len();
             for number in batch.clone() {
-                slots.push(self.open(&format!("user-{:06}", first_user + number)));
+                slots.push(self.open(&users[number]));
             }
             self.settle();
             for (number, &slot) in batch.zip(&slots[opened..]) {
