@@ -26,7 +26,8 @@ impl<'c> Table<'c> {
     /// A table with rows for so many rooms, and nothing in them.
     pub fn new(connection: &'c Connection, rooms: u32, posters: u32) -> rusqlite::Result<Self> {
         for room in 0..rooms {
-            let sql = "INSERT INTO room VALUES (?1, ?2, 1, 0, 0, 0, 0)";
+            let sql = "INSERT INTO room (number, name, first_seq, last_seq, messages, messages_trimmed, last_position) \
+                       VALUES (?1, ?2, 1, 0, 0, 0, 0)";
             connection.execute(sql, params![room + 1, format!("load-{room}")])?;
         }
         Ok(Self {
