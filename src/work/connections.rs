@@ -289,8 +289,10 @@ impl LogConnection {
 fn open_ledger(database: &Database, limits: &Limits, log_bytes: &Arc<AtomicU64>) -> rusqlite::Result<Ledger> {
     let mut connection = database.writer()?;
     if !database.is_memory() {
-        // So the file becomes short again behind a round through a log that was too long.
-        connection.pragma_update(None, "journal_size_limit", 2 * LARGE_BYTES as i64)?;
+        // So the file becomes shorter again behind a round through a log that was much too long, and keeps its length behind
+        // others: to make it shorter and then longer again would hold up commits.
+        let kept_bytes = limits.store_log_bytes_max.saturating_mul(4).min(i64::MAX as u64);
+        connection.pragma_update(None, "journal_size_limit", kept_bytes as i64)?;
         let log_bytes = Arc::clone(log_bytes);
         connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, frames: std::ffi::c_int| {
             log_bytes.store(u64::try_from(frames).unwrap_or_default() * FRAME_BYTES, Ordering::Relaxed);
