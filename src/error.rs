@@ -32,10 +32,8 @@ pub enum Error {
     },
     /// A key that does not exist.
     UnknownKey {
-        /// The key.
+        /// The key. Its value is not told: it may be a secret whose key was mistyped.
         key: String,
-        /// The value as it may be shown.
-        value: String,
         /// Where the key came from.
         origin: String,
         /// What to write instead.
@@ -99,9 +97,7 @@ impl fmt::Display for Error {
             Error::Value { key, value, origin, accepted } => {
                 write!(f, "{key}={value} ({origin}) is not accepted: {accepted}")
             }
-            Error::UnknownKey { key, value, origin, accepted } => {
-                write!(f, "unknown key {key}={value} ({origin}): {accepted}")
-            }
+            Error::UnknownKey { key, origin, accepted } => write!(f, "unknown key {key} ({origin}): {accepted}"),
             Error::Conflict { rule } => f.write_str(rule),
             Error::File { path, reason } | Error::Store { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::NamedFile { key, path, reason, accepted } => {

@@ -137,6 +137,8 @@ impl Server {
         let send_buffer_bytes = config.limits.socket_send_buffer_bytes;
         let bind = |source| Error::Bind { address: wanted, source };
         let address = free_address(wanted, send_buffer_bytes).map_err(bind)?;
+        // What keeps the server from starting is found before a store is made.
+        config.tls.as_ref().map(Loaded::read).transpose()?;
         let store = match config.store {
             config::Store::None => None,
             _ => Some(Store::open(&config)?),

@@ -9,8 +9,6 @@ use std::hash::Hash;
 use super::address_homes::AddressKey;
 use super::ids::{ConnId, UserId};
 use super::job::{Job, Question, Verify};
-use super::shard::Shard;
-use crate::access::Permit;
 use crate::config::Limits;
 
 /// As many as may be are under way.
@@ -129,13 +127,9 @@ impl Errands {
         Ok(())
     }
 
-    /// A question has been answered, or was given up.
-    pub fn note_answered(&mut self) {
+    /// A question about a user has been answered, or was given up.
+    pub fn note_answered(&mut self, user: &UserId) {
         self.questions.leave();
-    }
-
-    /// A question about a user no longer takes of the user's share; goes with each answer.
-    pub fn give_back(&mut self, user: &UserId) {
         self.questions.give_back(user);
     }
 
@@ -176,14 +170,6 @@ impl Errands {
 
     fn under_way(&self) -> usize {
         self.checks.under_way + self.searches.under_way + self.questions.under_way
-    }
-}
-
-impl Shard {
-    /// The ERP has said something about a user and a room, or could not be asked.
-    pub(super) fn finish_question(&mut self, question: &Question, permit: Option<Permit>) {
-        self.errands.give_back(&question.user);
-        self.handle_permitted(question, permit);
     }
 }
 
@@ -237,8 +223,7 @@ mod tests {
             let mut errands = Errands::new(&limits, 1);
             let taken = (0..1000).take_while(|&number| errands.ask(question("ana", number), false).is_ok()).count();
             let is_left = errands.ask(question("ben", 0), false).is_ok();
-            errands.give_back(&question("ana", 0).user);
-            errands.note_answered();
+            errands.note_answered(&question("ana", 0).user);
             let again = errands.ask(question("ana", 0), false).is_ok();
             while errands.poll_job().is_some() {}
             errands.check_invariants();

@@ -331,7 +331,7 @@ impl Shard {
 
     /// Takes what the ERP says about a user and a room, if it could be asked.
     pub(super) fn handle_permitted(&mut self, question: &Question, permit: Option<Permit>) {
-        self.errands.note_answered();
+        self.errands.note_answered(&question.user);
         self.with_room(question.number, |room, cx| room.handle_permit(cx, &question.user, permit));
         self.rooms.mark_dirty(question.number);
     }

@@ -561,7 +561,7 @@ fn check_body<'a>(head: &Head<'_>, route: Route, body: &Body<'a>) -> Result<&'a 
     });
     let is_json = media.is_none_or(|media| media == b"application/json" || media.ends_with(b"+json"));
     if !bytes.is_empty() && !is_json {
-        return Err(Rest::error(415, ErrorCode::InvalidMessage, "send application/json"));
+        return Err(Rest::error(415, ErrorCode::InvalidMessage, "send Content-Type: application/json"));
     }
     Ok(bytes)
 }

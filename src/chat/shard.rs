@@ -396,7 +396,7 @@ impl Shard {
             Done::Store(done) => self.handle_stored(done),
             Done::Verified(verified) => self.handle_verified(*verified),
             Done::KeySought(conn) => self.handle_key_sought(conn),
-            Done::Permitted(question, permit) => self.finish_question(&question, permit),
+            Done::Permitted(question, permit) => self.handle_permitted(&question, permit),
         }
     }
 
@@ -406,7 +406,7 @@ impl Shard {
             Job::Store(job) => self.handle_unstored(job),
             Job::Verify(verify) => self.handle_unchecked(&verify),
             Job::SeekKey(conn) => self.handle_key_sought(conn),
-            Job::Permit(question) => self.finish_question(&question, None),
+            Job::Permit(question) => self.handle_permitted(&question, None),
         }
     }
 

@@ -110,17 +110,17 @@ impl Layers {
     /// Collects the layers and refuses keys that do not exist.
     pub(crate) fn collect(inputs: &Inputs) -> Result<Layers, Error> {
         let flags: BTreeMap<String, String> = inputs.flags.iter().cloned().collect();
-        if let Some((key, value)) = flags.iter().find(|(key, _)| !settings::is_known(key)) {
-            return Err(unknown_key(key, value, Source::Flag));
+        if let Some(key) = flags.keys().find(|key| !settings::is_known(key)) {
+            return Err(unknown_key(key, Source::Flag));
         }
-        let dot_env = inputs.dot_env.as_deref().map(dotenv::parse);
+        let dot_env = inputs.dot_env.as_deref().map(parse_dot_env).transpose()?;
         let mut layers = vec![(Source::Flag, flags)];
         let variables =
             [(Source::Environment, inputs.environment.clone()), (Source::DotEnv, dot_env.unwrap_or_default())];
         for (source, mut values) in variables {
             values.retain(|key, _| is_ours(key));
-            if let Some((key, value)) = values.iter().find(|(key, _)| !settings::is_known(key)) {
-                return Err(unknown_key(key, value, source));
+            if let Some(key) = values.keys().find(|key| !settings::is_known(key)) {
+                return Err(unknown_key(key, source));
             }
             layers.push((source, values));
         }
@@ -163,6 +163,18 @@ fn is_ours(name: &str) -> bool {
     (name.starts_with("CHAT_") && !injected) || settings::is_known(name)
 }
 
+/// Lines of others are theirs, whatever they are; one that begins with a name of ours has to give it a value.
+fn parse_dot_env(text: &str) -> Result<BTreeMap<String, String>, Error> {
+    let parsed = dotenv::parse(text);
+    match parsed.skipped.into_iter().find(|(_, name)| is_ours(name)) {
+        Some((line, name)) => {
+            let reason = format!("line {line}: {} gets no value: write NAME=VALUE", shown(&name, false));
+            Err(Error::File { path: PathBuf::from(".env"), reason })
+        }
+        None => Ok(parsed.values),
+    }
+}
+
 fn parse_toml(path: &Path, text: &str) -> Result<BTreeMap<String, String>, Error> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
@@ -190,7 +202,7 @@ fn flatten(path: &Path, prefix: &str, table: &toml::Table, values: &mut BTreeMap
             .into_iter()
             .find(|key| settings::is_known(key) && key != settings::CHAT_CONFIG.key);
         let Some(key) = key else {
-            return Err(unknown_key(&name, &text, Source::File));
+            return Err(unknown_key(&name, Source::File));
         };
         if values.insert(key.clone(), text).is_some() {
             return Err(Error::File { path: path.to_owned(), reason: format!("{key} is given twice") });
@@ -214,14 +226,12 @@ fn toml_text(value: &toml::Value) -> String {
     }
 }
 
-fn unknown_key(key: &str, value: &str, source: Source) -> Error {
-    let upper = key.to_ascii_uppercase();
-    let secret = ["KEY", "SECRET", "TOKEN", "PASS"].iter().any(|word| upper.contains(word));
-    let accepted = match nearest_key(&upper) {
+fn unknown_key(key: &str, source: Source) -> Error {
+    let accepted = match nearest_key(&key.to_ascii_uppercase()) {
         Some(known) => format!("did you mean {known}?"),
         None => "README.md lists every key under Configuration".to_owned(),
     };
-    Error::UnknownKey { key: shown(key, false), value: shown(value, secret), origin: source.to_string(), accepted }
+    Error::UnknownKey { key: shown(key, false), origin: source.to_string(), accepted }
 }
 
 /// The key that is probably meant: few letters of it are others, for a name of its length.
@@ -306,7 +316,7 @@ mod tests {
         let path = Path::new("chat.toml");
         let text = "CHAT_RATES = 'off'\nthreads = 2\nport = 1\nrates_x = 1";
         let error = parse_toml(path, text).unwrap_err().to_string();
-        assert!(error.starts_with("unknown key rates_x=1 (file)"), "{error}");
+        assert!(error.starts_with("unknown key rates_x (file)"), "{error}");
         let text = "ws_port = 1\n[presence]\nlist_limit = 5\ndiff_ms = 250\n[jwt]\nsecret = 's'\nalgorithms = ['HS256', 'HS512']\n";
         let values = parse_toml(path, text).unwrap();
         let pairs: Vec<(&str, &str)> = values.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -322,8 +332,8 @@ mod tests {
         );
         for (text, message) in [
             ("threads = 1\nCHAT_THREADS = 2", "chat.toml: CHAT_THREADS is given twice"),
-            ("config = 'x'", "unknown key config=x (file)"),
-            ("[chat]\nstoree = 'x'", "unknown key chat_storee=x (file): did you mean CHAT_STORE?"),
+            ("config = 'x'", "unknown key config (file)"),
+            ("[chat]\nstoree = 'x'", "unknown key chat_storee (file): did you mean CHAT_STORE?"),
             ("threads =", "chat.toml: line 1: "),
             ("a = 1\n\nb", "chat.toml: line 3: "),
         ] {

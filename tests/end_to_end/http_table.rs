@@ -737,7 +737,7 @@ fn pipelines() -> Vec<Row> {
         row(
             "errors of the chat between",
             "$POSTContent-Length: 2\r\n\r\n{}$POST\r\n$POSTContent-Type: text/plain\r\nContent-Length: 15\r\n\r\n$JSON$GET\r\n",
-            [posted(), no_length(), error(415, "invalid_message", "send application/json"), alive()],
+            [posted(), no_length(), error(415, "invalid_message", "send Content-Type: application/json"), alive()],
             Fate::Kept,
         ),
         row(

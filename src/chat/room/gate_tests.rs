@@ -50,8 +50,7 @@ impl Guarded {
 
     /// The ERP answers; `None` if it could not be asked.
     fn permit(&mut self, name: &str, permit: Option<(Level, u64)>) {
-        self.world.errands.give_back(&user(name));
-        self.world.errands.note_answered();
+        self.world.errands.note_answered(&user(name));
         let permit = permit.map(|(level, ttl_ms)| Permit { level, ttl_ms });
         self.world.run(|room, cx| room.handle_permit(cx, &user(name), permit));
         self.check();
