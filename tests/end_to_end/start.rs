@@ -23,9 +23,11 @@ fn start_with(env: &[(&str, &str)]) -> Finished {
 
 #[test]
 fn a_bad_value_or_key_is_named() {
+    assert_refused(&start_with(&[("CHAT_UNHEARD_OF", "1")]), &["CHAT_UNHEARD_OF", "environment"]);
+    assert_refused(&start_with(&[("CHAT_CONNECTION_MAX", "5")]), &["CHAT_CONNECTION_MAX", "CHAT_CONNECTIONS_MAX"]);
+    // The value of an unknown key is not told, since it may be a secret.
+    assert_refused(&start_with(&[("CHAT_API_KY", API_KEY)]), &["CHAT_API_KY", "did you mean CHAT_API_KEY?"]);
     for (key, value) in [
-        ("CHAT_UNHEARD_OF", "1"),
-        ("CHAT_CONNECTION_MAX", "5"),
         ("CHAT_THREADS", "many"),
         ("CHAT_THREADS", "-1"),
         ("CHAT_RATES", "maybe"),
