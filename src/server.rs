@@ -188,7 +188,7 @@ impl Server {
     ) -> io::Result<()> {
         let key = HashKey::new(random()?);
         let shards = endpoints.len();
-        let cores = std::thread::available_parallelism().map_or(shards, NonZero::get);
+        let is_crowded = shards > std::thread::available_parallelism().map_or(shards, NonZero::get);
         for (number, endpoint) in endpoints.into_iter().enumerate() {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
@@ -203,8 +203,9 @@ impl Server {
                 let mut shard = Shard::new(setup, clock(started));
                 shard.load_revocations(revocations.iter().map(|(user, before_ms)| (user.as_str(), *before_ms)));
                 drop(revocations);
-                let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, shards > cores);
-                Reactor::with_budgets(shard, id, shards, io, Budgets::sharing(shards, cores)).run()
+                let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, is_crowded);
+                let budgets = if is_crowded { Budgets::crowded() } else { Budgets::default() };
+                Reactor::with_budgets(shard, id, shards, io, budgets).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
         }

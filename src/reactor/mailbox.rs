@@ -60,6 +60,11 @@ impl<T> Mailer<T> {
         Ok(())
     }
 
+    /// Whether there are posts that the receiver has not begun to take. It may have begun by the time that this is read.
+    pub fn is_waiting(&self) -> bool {
+        self.wake.pending.load(Ordering::Relaxed)
+    }
+
     fn wake(&self) {
         if !self.wake.pending.swap(true, Ordering::AcqRel) {
             // It fails only if the descriptor is gone, and then so is the loop.
@@ -114,6 +119,9 @@ mod tests {
         let poll = Poll::new().unwrap();
         let (mailer, mailbox) = mailbox::<u32>(1, Waker::new(poll.registry(), Token(0)).unwrap());
         assert_eq!((mailer.try_post(1), mailer.try_post(2)), (Ok(()), Err(2)));
+        assert!(mailer.is_waiting());
+        mailbox.clear_wake();
+        assert!(!mailer.is_waiting(), "it has begun to take them");
         assert_eq!(mailbox.receive(), Some(1));
     }
 }

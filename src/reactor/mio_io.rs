@@ -26,6 +26,8 @@ const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 const EVENTS_MAX: usize = 1024;
 const BACKLOG: i32 = 4096;
+/// How often a loop gives the core away in one poll, where there are more of them than cores.
+const YIELDS_MAX: usize = 4;
 
 /// Sockets, poll and mailbox of one thread.
 pub struct MioIo {
@@ -87,13 +89,27 @@ impl MioIo {
     }
 }
 
+impl MioIo {
+    /// Gives the core to the other loops: once in any case, and again while one has posts that it has not begun to take.
+    /// What it makes of them may be for this one, and joins what is about to be sent.
+    fn share_core(&self) {
+        std::thread::yield_now();
+        let own = usize::from(self.id.0);
+        for _ in 1..YIELDS_MAX {
+            if self.mailers[own].is_waiting() || !self.mailers.iter().any(Mailer::is_waiting) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
 impl Io for MioIo {
     type Socket = TcpStream;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         if self.is_crowded && timeout == Some(Duration::ZERO) {
-            // Another loop may have something for this one, which would otherwise go on without it for milliseconds.
-            std::thread::yield_now();
+            self.share_core();
         }
         let timeout = [timeout, self.tls.as_ref().and_then(Tls::timeout)].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout) {
