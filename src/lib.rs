@@ -140,7 +140,7 @@
 //! | [`wire::decoder`], [`wire::websocket`], `wire::mask`, `wire::utf8` | RFC 6455 |
 //! | [`wire::deflate`], [`wire::extensions`] | RFC 7692: compressed messages; what is agreed about them in the handshake |
 //! | [`wire::client`], [`wire::event`], [`wire::message`], [`wire::rest_body`], [`wire::value`], `wire::object`, `wire::digest`, `wire::timestamp`, [`wire::stored`] | the JSON vocabulary; peer JSON is split into members, not parsed into trees |
-//! | [`work::database`], [`work::schema`], [`work::ledger`], `work::members`, `work::room`, [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; memberships; the row of a room; what is read; what is removed |
+//! | [`work::database`], [`work::schema`], [`work::ledger`], `work::places`, `work::members`, `work::room`, [`work::reader`], [`work::retention`] | the store: the file and its checks; its tables; what is decided and kept in one transaction; where messages are, by their ids; memberships; the row of a room; what is read; what is removed |
 //! | [`work::store`], `work::writer`, `work::readers`, `work::checkpointer`, `work::log_file`, `work::connections`, [`reactor::jobs`] | the store's threads: batches and their verdicts; lookups; the log, and its file; their connections; the way to them |
 //! | [`work::certificates`] | the files of TLS, read and checked |
 //! | [`work::revocations`] | whose older tokens are refused, kept over a restart |

@@ -8,7 +8,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 
-use rusqlite::{CachedStatement, Connection, ErrorCode as Sqlite, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use crate::chat::ids::RoomName;
 use crate::chat::store::{Action, Actor, Outcome, Post, Verdict, Write};
@@ -17,6 +17,7 @@ use crate::wire::message::{apply_edit, is_changed_by, tombstone};
 use crate::wire::object;
 use crate::wire::value::Id;
 
+use super::places::Places;
 use super::room::Room;
 
 /// Rooms whose rows are remembered.
@@ -27,15 +28,14 @@ const PARTICIPANTS_MAX: usize = 65_536;
 const INSERT: &str = "INSERT INTO event (position, room, seq, is_message, kind, is_deleted, at_ms, ordinal, message_id, \
                       id_numeric, sender, emoji, digest, body) \
                       VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
-const FIND_POSTED: &str = "SELECT seq, message_id, id_numeric, digest, body FROM event \
-                           WHERE room = ?1 AND message_id = ?2 AND is_message = 1";
+const FIND_POSTED: &str = "SELECT seq, message_id, id_numeric, digest, body FROM event WHERE position = ?1";
 const FIND_POSTED_BY_KEY: &str = "SELECT e.seq, e.message_id, e.id_numeric, e.digest, e.body \
                                   FROM idempotency i CROSS JOIN event e \
                                   ON e.room = i.room AND e.is_message = 1 AND e.seq = i.seq \
                                   WHERE i.room = ?1 AND i.key = ?2 AND i.at_ms > ?3";
 const FIND_MESSAGE: &str = "SELECT position, is_deleted, sender, coalesce(current, body) FROM event \
-                            WHERE room = ?1 AND message_id = ?2 AND is_message = 1";
-const IS_DELETED: &str = "SELECT is_deleted FROM event WHERE room = ?1 AND message_id = ?2 AND is_message = 1";
+                            WHERE position = ?1";
+const IS_DELETED: &str = "SELECT is_deleted FROM event WHERE position = ?1";
 
 /// What an event is, as it is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ pub(super) enum Kind {
 }
 
 /// What is known of the database without asking it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memory {
     /// `None`: nothing is known.
     pub(super) counters: Option<Counters>,
@@ -62,6 +62,7 @@ pub(super) struct Memory {
     /// Hashes of room number and user.
     participants: HashSet<u64>,
     hasher: RandomState,
+    places: Places,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +73,25 @@ pub(super) struct Counters {
 }
 
 impl Memory {
+    /// Nothing is known, and up to `ids_max` ids of messages will be remembered.
+    pub(super) fn new(ids_max: usize) -> Self {
+        Self {
+            counters: None,
+            rooms: HashMap::new(),
+            participants: HashSet::new(),
+            hasher: RandomState::new(),
+            places: Places::new(ids_max),
+        }
+    }
+
+    /// A batch has failed, so that nothing is known.
     pub(super) fn forget(&mut self) {
+        self.forget_rooms();
+        self.places.forget();
+    }
+
+    /// Rows of rooms have changed, and events may be gone.
+    pub(super) fn forget_rooms(&mut self) {
         self.counters = None;
         self.rooms.clear();
         self.participants.clear();
@@ -96,6 +115,8 @@ pub(super) struct Batch<'a> {
     pub(super) connection: &'a Connection,
     memory: &'a mut Memory,
     counters: Counters,
+    /// The last position before the batch.
+    first_position: u64,
     /// Whether anything was written that no event tells of.
     pub(super) has_changed: bool,
     idempotency_ms: u64,
@@ -136,7 +157,9 @@ impl<'a> Batch<'a> {
         counters: Counters,
         idempotency_ms: u64,
     ) -> rusqlite::Result<Self> {
+        memory.places.load(connection)?;
         Ok(Self {
+            first_position: counters.last_position,
             insert: connection.prepare_cached(INSERT)?,
             find_posted: connection.prepare_cached(FIND_POSTED)?,
             connection,
@@ -170,7 +193,9 @@ impl<'a> Batch<'a> {
     fn post(&mut self, write: &Write, room: Option<Room>, post: &Post) -> rusqlite::Result<Verdict> {
         let key = post.idempotency_key.as_deref();
         if let Some(room) = room {
-            let by_id = if post.id_given { self.find_posted(room.number, &post.id)? } else { None };
+            let by_id = self.find_posted(room.number, &post.id)?;
+            // An id that was made here is none of another's.
+            let (by_id, is_taken) = if post.id_given { (by_id, false) } else { (None, by_id.is_some()) };
             let by_key = key.map(|key| self.find_posted_by_key(room.number, key, write.at_ms));
             let by_key = by_key.transpose()?.flatten();
             let found = [&by_id, &by_key].into_iter().flatten();
@@ -178,20 +203,14 @@ impl<'a> Batch<'a> {
             match by_id.or(by_key) {
                 Some(posted) if is_same => return Ok(posted.verdict()),
                 Some(_) => return Ok(Verdict::Refused(ErrorCode::Conflict)),
+                None if is_taken => return Ok(Verdict::Refused(ErrorCode::Conflict)),
                 None => {}
             }
         }
         let sender = post.sender.as_ref().map(Id::text);
         let digest = Some(post.digest.to_le_bytes());
         let entry = Entry { kind: Kind::Message, message: &post.id, sender, emoji: None, digest };
-        let room = match self.place(write, room, &entry) {
-            Ok(room) => room,
-            // An id that was made here is not looked for. Should it be there, only its own request may suffer.
-            Err(error) if error.sqlite_error_code() == Some(Sqlite::ConstraintViolation) => {
-                return Ok(Verdict::Refused(ErrorCode::Conflict));
-            }
-            Err(error) => return Err(error),
-        };
+        let room = self.place(write, room, &entry)?;
         if let Some(key) = key {
             let sql = "INSERT OR REPLACE INTO idempotency (room, key, seq, at_ms) VALUES (?1, ?2, ?3, ?4)";
             let row = params![room.number, key, room.last_seq, write.at_ms];
@@ -247,9 +266,7 @@ impl<'a> Batch<'a> {
         repeats: bool,
     ) -> rusqlite::Result<Verdict> {
         if let Some(room) = room {
-            let mut is_deleted = self.connection.prepare_cached(IS_DELETED)?;
-            let is_deleted = is_deleted.query_row(params![room.number, message.text()], |row| row.get(0)).optional()?;
-            if is_deleted == Some(true) {
+            if self.is_deleted(room.number, message)? {
                 return Ok(Verdict::Refused(ErrorCode::NotFound));
             }
             if !repeats {
@@ -376,6 +393,9 @@ impl<'a> Batch<'a> {
             self.body,
         ])?;
         self.counters.last_position = room.last_position;
+        if is_message {
+            self.memory.places.note(room.number, entry.message.text(), room.last_position);
+        }
         match self.memory.rooms.get_mut(&write.room) {
             Some(known) => *known = room,
             None => drop(self.memory.rooms.insert(write.room.clone(), room)),
@@ -413,7 +433,8 @@ impl<'a> Batch<'a> {
     }
 
     fn find_posted(&mut self, room: u64, id: &Id) -> rusqlite::Result<Option<Posted>> {
-        self.find_posted.query_row(params![room, id.text()], Posted::read).optional()
+        let Some(position) = self.memory.places.find(self.connection, room, id.text())? else { return Ok(None) };
+        self.find_posted.query_row([position], Posted::read).optional()
     }
 
     fn find_posted_by_key(&self, room: u64, key: &str, now_ms: u64) -> rusqlite::Result<Option<Posted>> {
@@ -424,8 +445,15 @@ impl<'a> Batch<'a> {
 
     fn find_message(&self, room: Option<Room>, id: &Id) -> rusqlite::Result<Option<Message>> {
         let Some(room) = room else { return Ok(None) };
+        let Some(position) = self.memory.places.find(self.connection, room.number, id.text())? else { return Ok(None) };
         let mut find = self.connection.prepare_cached(FIND_MESSAGE)?;
-        find.query_row(params![room.number, id.text()], Message::read).optional()
+        find.query_row([position], Message::read).optional()
+    }
+
+    fn is_deleted(&self, room: u64, id: &Id) -> rusqlite::Result<bool> {
+        let Some(position) = self.memory.places.find(self.connection, room, id.text())? else { return Ok(false) };
+        let mut is_deleted = self.connection.prepare_cached(IS_DELETED)?;
+        Ok(is_deleted.query_row([position], |row| row.get(0)).optional()?.unwrap_or(false))
     }
 
     /// Makes a tombstone of an event.
@@ -453,6 +481,8 @@ impl<'a> Batch<'a> {
 
     /// Writes what no event tells of, and returns what is to be in the database then.
     pub(super) fn finish(mut self) -> rusqlite::Result<Counters> {
+        let Counters { last_position: last, trimmed_position: trimmed, .. } = self.counters;
+        self.memory.places.settle(self.connection, last - self.first_position, last, trimmed)?;
         if self.has_changed {
             self.counters.batch += 1;
             let sql = "UPDATE store SET batch = ?1, trimmed_position = ?2";

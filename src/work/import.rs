@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use super::batch::Kind;
 use super::import_line::{Line, LineKind, parse_line};
 use super::room::Room;
-use super::{members, revocations};
+use super::{members, places, revocations};
 use crate::access::Level;
 use crate::error::Error;
 use crate::wire::message::tombstone;
@@ -23,6 +23,8 @@ use crate::wire::value::Id;
 
 /// Lines of one transaction.
 const BATCH_LINES: usize = 1_000;
+/// A message of a room, `?1`, by its id, `?2`.
+const BY_ID: &str = "position = (SELECT position FROM message WHERE room = ?1 AND message_id = ?2)";
 /// Longest line in bytes: the largest body that can be configured, and what is around it.
 const LINE_BYTES_MAX: u64 = 17 * 1024 * 1024;
 
@@ -112,6 +114,7 @@ fn keep_batch(connection: &mut Connection, batch: &[(u64, Line)]) -> Result<Impo
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(at_store)?;
     let read = transaction.query_row("SELECT last_position FROM store_now", [], |row| row.get(0));
     let mut importer = Importer { connection: &transaction, position: read.map_err(at_store)? };
+    places::settle_all(&transaction).map_err(at_store)?;
     let mut imported = Imported::default();
     for (number, line) in batch {
         match importer.keep(line).map_err(|halt| (*number, halt))? {
@@ -120,7 +123,8 @@ fn keep_batch(connection: &mut Connection, batch: &[(u64, Line)]) -> Result<Impo
         }
     }
     let position = importer.position;
-    let noted = transaction.execute("UPDATE store SET batch = batch + 1, last_position = ?1", [position]);
+    let sql = "UPDATE store SET batch = batch + 1, last_position = ?1, indexed_position = ?1";
+    let noted = transaction.execute(sql, [position]);
     noted.and_then(|_| transaction.commit()).map_err(at_store)?;
     Ok(imported)
 }
@@ -173,7 +177,7 @@ impl Importer<'_> {
     /// Whether the store has it: at its place, or, being a message, under its id.
     fn is_there(&self, room: &Room, line: &Line) -> Result<bool, Halt> {
         if let LineKind::Message { id, digest, .. } = &line.kind
-            && let Some(stored) = self.stored(room, "message_id = ?2 AND is_message = 1", &id.text())?
+            && let Some(stored) = self.stored(room, BY_ID, &id.text())?
         {
             let is_same = digest.is_some_and(|digest| stored.digest == Some(digest.to_le_bytes())) || stored.is_deleted;
             let seq = stored.seq;
@@ -271,6 +275,9 @@ impl Importer<'_> {
             digest.as_ref().map(|digest| &digest[..]),
             line.body(room.last_seq),
         ])?;
+        if is_message {
+            places::insert(self.connection, room.number, message.text(), self.position)?;
+        }
         let sql = "UPDATE room SET first_seq = ?1, last_seq = ?2, messages = ?3, last_position = ?4 WHERE number = ?5";
         let row = params![room.first_seq, room.last_seq, room.messages, self.position, room.number];
         self.connection.prepare_cached(sql)?.execute(row).map(drop)
@@ -303,9 +310,12 @@ impl Importer<'_> {
 
     /// Leaves tombstones of a message and its edits, where the export has not.
     fn bury(&self, room: &Room, message: &Id) -> rusqlite::Result<()> {
-        let sql = "SELECT position, coalesce(current, body) FROM event \
-                   WHERE room = ?1 AND message_id = ?2 AND kind IN (1, 2) AND is_deleted = 0";
-        let mut left = self.connection.prepare_cached(sql)?;
+        let sql = format!(
+            "SELECT position, coalesce(current, body) FROM event WHERE room = ?1 AND {BY_ID} AND is_deleted = 0 \
+             UNION ALL SELECT position, coalesce(current, body) FROM event \
+             WHERE room = ?1 AND message_id = ?2 AND kind = 2 AND is_deleted = 0"
+        );
+        let mut left = self.connection.prepare_cached(&sql)?;
         let rows = left.query_map(params![room.number, message.text()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let rows: Vec<(u64, Vec<u8>)> = rows.collect::<rusqlite::Result<_>>()?;
         for (position, body) in rows {

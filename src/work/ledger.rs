@@ -34,7 +34,7 @@ impl Ledger {
         Self {
             connection,
             idempotency_ms: limits.store_idempotency_ms,
-            memory: Memory::default(),
+            memory: Memory::new(limits.store_recent_ids_max),
             is_synchronous: true,
         }
     }
@@ -80,7 +80,7 @@ impl Ledger {
         // If it fails, the next batch does it before it begins.
         let _ = self.synchronize(true);
         if retention.has_changed_rooms() || trimmed.is_err() {
-            self.memory.forget();
+            self.memory.forget_rooms();
         }
         trimmed
     }

@@ -21,6 +21,7 @@ pub mod keyring;
 pub mod ledger;
 mod log_file;
 mod members;
+mod places;
 pub mod reader;
 mod readers;
 pub mod retention;

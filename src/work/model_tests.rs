@@ -400,7 +400,9 @@ impl Store {
         connection.progress_handler(1, Some(move || burning.fetch_sub(1, Ordering::Relaxed) == 1)).unwrap();
         let (facts, reader) = (database.facts(), database.reader().unwrap());
         let reader = Reader::new(reader, facts.clone());
-        Self { ledger: Ledger::new(connection, &Limits::default()), facts, database, reader, fuse }
+        // So that there are ids at every stage of their way into the table.
+        let limits = Limits { store_recent_ids_max: 3, ..Limits::default() };
+        Self { ledger: Ledger::new(connection, &limits), facts, database, reader, fuse }
     }
 
     /// The verdicts, or `None` if nothing has happened.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::batch::Kind;
+use super::places;
 use crate::config::Limits;
 
 /// Behind a step that took longer than this the next one does half as much.
@@ -212,12 +213,15 @@ impl Step<'_> {
                 if self.is_over() {
                     return Ok(true);
                 }
-                let sql = "SELECT position, length(body) + ifnull(length(current), 0) FROM event \
+                let sql = "SELECT position, length(body) + ifnull(length(current), 0), message_id FROM event \
                            WHERE room = ?1 AND is_message = ?2 LIMIT 1";
-                let read = |row: &Row<'_>| Ok((row.get::<_, u64>(0)?, row.get(1)?));
+                let read = |row: &Row<'_>| Ok((row.get::<_, u64>(0)?, row.get(1)?, row.get::<_, String>(2)?));
                 let next =
                     self.transaction.prepare_cached(sql)?.query_row(params![room, is_message], read).optional()?;
-                let Some((position, bytes)) = next else { break };
+                let Some((position, bytes, id)) = next else { break };
+                if is_message {
+                    places::remove(&self.transaction, room, &id, position)?;
+                }
                 self.transaction.prepare_cached(DELETE_EVENT)?.execute([position])?;
                 self.spend(1, bytes);
             }
@@ -282,6 +286,7 @@ impl Step<'_> {
                     break;
                 }
             }
+            places::remove(&self.transaction, event.room, &event.message_id, event.position)?;
         } else if let (Some(user), Some(emoji)) = (&event.sender, &event.emoji) {
             let sql = "DELETE FROM reaction WHERE room = ?1 AND message_id = ?2 AND emoji = ?3 AND user = ?4 \
                        AND seq = ?5";

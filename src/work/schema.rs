@@ -17,6 +17,8 @@
 //!   new number, which is higher than all; a number is never given twice.
 //! - `event`: what is sent, in the order of commits. `message_id` is the message that it is or is about; `sender` who
 //!   wrote it or reacted; `current` the message as it is after edits, as long as it was edited.
+//! - `message`: the positions of messages by their ids, of those up to `indexed_position` of `store` for certain, and perhaps
+//!   of others.
 //! - `idempotency`: the keys of requests, in the order in which they are forgotten.
 //! - `reaction`: those that stand, each with the `seq` of its event, with which it goes.
 //! - `reader`: who took part in a room, and how far they have read, 0 for not at all; `ordinal` is how many messages
@@ -36,7 +38,7 @@ pub(super) const VERSION: i64 = STEPS.len() as i64;
 const APPLICATION_ID: i64 = 0x537a_4368;
 
 /// What leads from each version to the next.
-const STEPS: [&str; 4] = [FIRST, POSITIONS_OF_EVENTS, MEMBERS, REVOCATIONS];
+const STEPS: [&str; 5] = [FIRST, POSITIONS_OF_EVENTS, MEMBERS, REVOCATIONS, PLACES_OF_MESSAGES];
 
 const FIRST: &str = "
 CREATE TABLE store (
@@ -154,6 +156,20 @@ CREATE TABLE revocation (
 ) STRICT;
 ";
 
+/// The index was written with every message; the table is what [`places`](super::places) makes of it.
+const PLACES_OF_MESSAGES: &str = "
+CREATE TABLE message (
+    room INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (room, message_id)
+) STRICT, WITHOUT ROWID;
+INSERT INTO message SELECT room, message_id, position FROM event WHERE is_message = 1;
+DROP INDEX event_by_message;
+ALTER TABLE store ADD COLUMN indexed_position INTEGER NOT NULL DEFAULT 0;
+UPDATE store SET indexed_position = (SELECT last_position FROM store_now);
+";
+
 #[cfg(test)]
 pub(super) use tests::make_first_version;
 
@@ -190,7 +206,9 @@ fn migrate_by(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<(
     }
     if taken == 0 {
         let (epoch, key) = (epoch()?, random::<16>()?);
-        transaction.execute("INSERT INTO store VALUES (1, ?1, ?2, 0, 0, 0)", (&*epoch, &key[..]))?;
+        let sql = "INSERT INTO store (one, epoch, digest_key, batch, last_position, trimmed_position) \
+                   VALUES (1, ?1, ?2, 0, 0, 0)";
+        transaction.execute(sql, (&*epoch, &key[..]))?;
     }
     transaction.commit()
 }

@@ -122,6 +122,7 @@ fn draw_limits(random: &mut Random) -> Limits {
     tiny(&mut limits.store_writes_max, &[1, 4, 16]);
     tiny(&mut limits.store_bytes_max, &[1, 1_000, 10_000]);
     tiny(&mut limits.store_reads_max, &[1, 4]);
+    tiny(&mut limits.store_recent_ids_max, &[1, 3, 10]);
     tiny(&mut limits.history_pool_bytes, &[1, 1_000, 10_000]);
     tiny(&mut limits.recovery_events, &[0, 1, 5, 20]);
     tiny(&mut limits.recovery_bytes_max, &[1, 500, 4_000]);
