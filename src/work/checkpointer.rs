@@ -12,12 +12,12 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 
 use super::failure::{Complaints, Failure, Health};
 
-/// A log of more than this is written back soon.
-pub(crate) const LARGE_BYTES: u64 = 4 * 1024 * 1024;
+/// A log of more than this is written back soon. The longer it is, the more often a page was written to it that is written
+/// back once, and the less often commits wait for that.
+pub(crate) const LARGE_BYTES: u64 = 32 * 1024 * 1024;
 /// A log behind which nothing was written for so long is written back.
 pub(crate) const QUIET: Duration = Duration::from_secs(1);
-/// Between two checkpoints, however large the log: a reader may keep all of it in use, and the longer one waits, the more
-/// often a page was written to the log that is written back once.
+/// Between two checkpoints, however large the log: a reader may keep all of it in use.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is written back.
@@ -49,7 +49,7 @@ struct Shared {
     commits: AtomicU64,
     /// What was erased from the database is still in the log.
     has_erased: AtomicBool,
-    /// The log was written back a moment ago but for what was committed meanwhile: little is missing.
+    /// The log was written back a moment ago, but for what was committed meanwhile: little is missing.
     is_nearly_done: AtomicBool,
     /// The next commit has to wake the thread, which otherwise looks at the count by itself.
     is_asleep: AtomicBool,
@@ -114,7 +114,11 @@ pub(crate) fn run(mut log: impl Log, heard: &Heard, stop: &Receiver<()>, quiet: 
         match checkpoint {
             Ok(is_all) => {
                 written_back = commits;
-                shared.is_nearly_done.store(!is_all, Ordering::SeqCst);
+                // Most of the time that SQLite calls all it is all there was when it began.
+                let is_missing = !is_all || shared.commits.load(Ordering::SeqCst) != commits;
+                shared.is_nearly_done.store(is_missing, Ordering::SeqCst);
+                // A log that was large before is begun again by the next commit.
+                let _ = woken.try_recv();
                 // Whoever erases says so before the commit.
                 if shared.commits.load(Ordering::SeqCst) == commits
                     && shared.has_erased.swap(false, Ordering::SeqCst)

@@ -16,6 +16,7 @@ use super::checkpointer::{LARGE_BYTES, Log, Written};
 use super::database::Database;
 use super::failure::{Complaints, Failure};
 use super::ledger::Ledger;
+use super::log_file;
 use super::reader;
 use super::readers::Source;
 use super::retention::Retention;
@@ -60,7 +61,7 @@ impl WriteConnection {
         let ledger = open_ledger(database, limits, &log_bytes).map_err(|error| refusal(database, &error))?;
         let retention = Retention::new(limits);
         let (database, limits) = (Arc::clone(database), limits.clone());
-        database.lengthen_log();
+        database.lengthen_log(log_file::LENGTH);
         Ok(Self {
             ledger: Some(ledger),
             database,
@@ -279,7 +280,7 @@ impl LogConnection {
     fn lengthen(&self, connection: &Connection) {
         let alone = connection.execute_batch("BEGIN IMMEDIATE");
         if alone.is_ok() {
-            self.database.lengthen_log();
+            self.database.lengthen_log(log_file::LENGTH_SHORT);
             // Nothing was written by it, so that nothing is lost.
             let _ = connection.execute_batch("ROLLBACK");
         }

@@ -171,10 +171,10 @@ impl Database {
     }
 
     /// Makes the log's file so long that commits write over what it has rather than make it longer, for which the file
-    /// system has to note something of its own each time. Nobody may write meanwhile.
-    pub fn lengthen_log(&self) {
+    /// system has to note something of its own each time: `to` so many bytes. Nobody may write meanwhile.
+    pub fn lengthen_log(&self, to: u64) {
         if let Place::File { path, .. } = &self.place
-            && let Err(error) = log_file::lengthen(path)
+            && let Err(error) = log_file::lengthen(path, to)
         {
             tracing::debug!(%error, "the store's log is not made longer");
         }

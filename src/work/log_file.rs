@@ -12,7 +12,9 @@ use super::checkpointer::LARGE_BYTES;
 
 /// As long as the log becomes between two checkpoints of a store that is busy, and something more for what is committed
 /// during the checkpoint.
-const LENGTH: u64 = LARGE_BYTES + LARGE_BYTES / 4;
+pub(super) const LENGTH: u64 = LARGE_BYTES + LARGE_BYTES / 4;
+/// As long as it is made in passing, behind something that was erased.
+pub(super) const LENGTH_SHORT: u64 = LENGTH / 8;
 static ZEROS: [u8; 65_536] = [0; 65_536];
 
 /// The log beside a database file.
@@ -27,17 +29,17 @@ pub(super) fn is_used(database: &Path) -> bool {
     fs::metadata(path_of(database)).is_ok_and(|metadata| metadata.len() > 0)
 }
 
-/// Appends zeros to the log of a database up to the length that it is to have. Where there is no room for so many, none
+/// Appends zeros to the log of a database up to a length. Where there is no room for so many, none
 /// are left there.
 ///
 /// # Errors
 /// Those of the file system.
-pub(super) fn lengthen(database: &Path) -> io::Result<()> {
+pub(super) fn lengthen(database: &Path, to: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path_of(database))?;
     let before = file.seek(SeekFrom::End(0))?;
     let mut length = before;
     let lengthened = loop {
-        let missing = LENGTH.saturating_sub(length).min(ZEROS.len() as u64);
+        let missing = to.saturating_sub(length).min(ZEROS.len() as u64);
         if missing == 0 {
             break file.sync_data();
         }
@@ -80,8 +82,8 @@ mod tests {
             if number % 2 == 0 {
                 connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
             }
-            lengthen(&path).unwrap();
-            assert_eq!(fs::metadata(path_of(&path)).unwrap().len(), LENGTH);
+            lengthen(&path, LENGTH_SHORT).unwrap();
+            assert_eq!(fs::metadata(path_of(&path)).unwrap().len(), LENGTH_SHORT);
             connection.execute("UPDATE store SET batch = ?1", [number]).unwrap();
             assert_eq!(number_in_copy(&folder, &path), number);
         }

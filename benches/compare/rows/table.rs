@@ -10,10 +10,13 @@ const INSERT: &str = "INSERT INTO event (position, room, seq, is_message, kind, 
                       id_numeric, sender, emoji, digest, body) \
                       VALUES (?1, ?2, ?3, 1, 1, 0, ?4, ?3, ?5, 0, 'load', NULL, ?6, ?7)";
 
+const INSERT_ID: &str = "INSERT INTO message (room, message_id, position) VALUES (?1, ?2, ?3)";
+
 /// The statements, and how far they have come.
 pub struct Table<'c> {
     connection: &'c Connection,
     insert: CachedStatement<'c>,
+    insert_id: CachedStatement<'c>,
     /// The last `seq` of each room.
     rooms: Vec<u64>,
     /// Messages of each who posts.
@@ -33,6 +36,7 @@ impl<'c> Table<'c> {
         Ok(Self {
             connection,
             insert: connection.prepare_cached(INSERT)?,
+            insert_id: connection.prepare_cached(INSERT_ID)?,
             rooms: vec![0; rooms as usize],
             posters: vec![0; posters as usize],
             position: 0,
@@ -69,7 +73,8 @@ impl<'c> Table<'c> {
         );
         let mut digest = [7; 16];
         digest[..8].copy_from_slice(&self.position.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-        self.insert.execute(params![self.position, number + 1, *seq, now_ms, id, digest, self.body]).map(drop)
+        self.insert.execute(params![self.position, number + 1, *seq, now_ms, id, digest, self.body])?;
+        self.insert_id.execute(params![number + 1, id, self.position]).map(drop)
     }
 }
 
