@@ -243,7 +243,7 @@ static SCENARIOS: [Scenario; 20] = [
         ..scenario(
             "idle",
             "19,000 joined connections that do nothing but answer pings, one each in 30 s",
-            OURS,
+            &[Server::Ours, Server::Floor],
             Kind::Load(Load { time: Time::Seconds(31.0), ..idle(19_000, 190) }),
             &[figure("idle", "% of a core", "/server/idle_cpu_percent")],
         )

@@ -52,8 +52,18 @@ impl Conns {
         self.list[index] = Conn::default();
     }
 
+    /// Pings every `step`th connection from the `first` on.
+    pub fn ping(&mut self, first: usize, step: usize) {
+        for fd in (first..self.list.len()).step_by(step) {
+            if self.list[fd].room != HTTP {
+                self.send(fd as i32, &[0x89, 0]);
+            }
+        }
+    }
+
     /// The connection is gone.
     pub fn close(&mut self, fd: i32) {
+        self.list[fd as usize] = Conn::default();
         self.unsent.remove(&fd);
         self.unread.remove(&fd);
         sys::close(fd);

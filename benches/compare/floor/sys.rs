@@ -27,8 +27,8 @@ pub fn epoll_add(epoll: i32, fd: i32, events: u32) -> io::Result<()> {
 }
 
 /// The events that are there; waits for one if it is to.
-pub fn epoll_wait(epoll: i32, events: &mut [libc::epoll_event], waits: bool) -> io::Result<usize> {
-    let timeout = if waits { -1 } else { 0 };
+/// Waits up to `timeout` ms; 0 does not wait.
+pub fn epoll_wait(epoll: i32, events: &mut [libc::epoll_event], timeout: i32) -> io::Result<usize> {
     loop {
         let capacity = events.len() as i32;
         let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), capacity, timeout) };
