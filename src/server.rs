@@ -27,7 +27,7 @@ use crate::reactor::jobs::Jobs;
 use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
 use crate::reactor::tls::{Certificates, Tls};
-use crate::reactor::turn::{Budgets, Reactor};
+use crate::reactor::turn::Reactor;
 use crate::work::authorizer::Authorizer;
 use crate::work::certificates::Loaded;
 use crate::work::crew::{self, Crew};
@@ -204,8 +204,7 @@ impl Server {
                 shard.load_revocations(revocations.iter().map(|(user, before_ms)| (user.as_str(), *before_ms)));
                 drop(revocations);
                 let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, is_crowded);
-                let budgets = if is_crowded { Budgets::crowded() } else { Budgets::default() };
-                Reactor::with_budgets(shard, id, shards, io, budgets).run()
+                Reactor::new(shard, id, shards, io).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);
         }

@@ -179,7 +179,7 @@ limits! {
     store_idempotency_ms: u64, "ms", 86_400_000, 1_000..=31_536_000_000;
     /// Log of the store above which it is written back at once, rather than besides.
     store_log_bytes_max: u64, "bytes", 67_108_864, 1_048_576..=1_099_511_627_776;
-    /// Ids of the newest messages that the store remembers before it brings them, in their order, into the table in which it looks for them.
+    /// Ids of the newest messages that the store keeps in memory before it writes them, sorted, to the table by which messages are found; half as many may come on top meanwhile.
     store_recent_ids_max: usize, "messages", 32_768, 1..=1_048_576;
     /// Requests that wait for the feed's next event.
     feed_waits_max: usize, "requests", 256, 1..=1_048_576;

@@ -44,6 +44,8 @@ pub const PERMIT_BYTES: u64 = 512;
 /// The page caches of the store: 8 MiB to write, 4 for each of two that read and for the one that writes the log back;
 /// and the stacks and prepared statements of their threads.
 pub const STORE_BASE_BYTES: u64 = 32 << 20;
+/// An id of a message that is not in the store's table yet, with its place in the tree; most are shorter.
+pub const RECENT_ID_BYTES: u64 = 192;
 /// A read of the store that waits.
 pub const READ_BYTES: u64 = 256;
 /// A batch's place in a mailbox.
@@ -112,7 +114,9 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let store = match config.store {
         Store::None => 0,
         Store::Memory | Store::File(_) => {
-            STORE_BASE_BYTES + count(limits.store_bytes_max) + count(limits.store_reads_max) * READ_BYTES
+            let reads = count(limits.store_reads_max) * READ_BYTES;
+            let ids = 2 * count(limits.store_recent_ids_max) * RECENT_ID_BYTES;
+            STORE_BASE_BYTES + count(limits.store_bytes_max) + reads + ids
         }
     };
     let tls = match config.tls {

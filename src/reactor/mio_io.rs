@@ -87,9 +87,7 @@ impl MioIo {
         let (listener, sockets) = (Some(listener), Vec::new());
         Self { id, poll, events, listener, sockets, tls, mailbox, mailers, reports, jobs, started, is_crowded }
     }
-}
 
-impl MioIo {
     /// Gives the core to the other loops: once in any case, and again while one has posts that it has not begun to take.
     /// What it makes of them may be for this one, and joins what is about to be sent.
     fn share_core(&self) {

@@ -56,14 +56,6 @@ pub struct Budgets {
     pub read_bytes: usize,
 }
 
-impl Budgets {
-    /// For one of more event loops than cores: each poll gives the core away, which costs about as much as half a write.
-    pub fn crowded() -> Self {
-        let whole = Self::default();
-        Self { bulk_max: 2 * whole.bulk_max, ..whole }
-    }
-}
-
 impl Default for Budgets {
     fn default() -> Self {
         Self {

@@ -84,6 +84,11 @@ impl Memory {
         }
     }
 
+    /// Reads back what is needed besides rows, in a transaction.
+    pub(super) fn prepare(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.places.load(connection)
+    }
+
     /// A batch has failed, so that nothing is known.
     pub(super) fn forget(&mut self) {
         self.forget_rooms();
@@ -157,7 +162,7 @@ impl<'a> Batch<'a> {
         counters: Counters,
         idempotency_ms: u64,
     ) -> rusqlite::Result<Self> {
-        memory.places.load(connection)?;
+        memory.prepare(connection)?;
         Ok(Self {
             first_position: counters.last_position,
             insert: connection.prepare_cached(INSERT)?,

@@ -12,9 +12,11 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 
 use super::failure::{Complaints, Failure, Health};
 
-/// A log of more than this is written back soon. The longer it is, the more often a page was written to it that is written
-/// back once, and the less often commits wait for that.
+/// A log of more than this is written back soon. The longer it is, the more versions of a page are written back as one, and
+/// the less often commits wait for that.
 pub(crate) const LARGE_BYTES: u64 = 32 * 1024 * 1024;
+/// The same where there is little room, or something was erased.
+pub(crate) const LARGE_BYTES_LEAST: u64 = 4 * 1024 * 1024;
 /// A log behind which nothing was written for so long is written back.
 pub(crate) const QUIET: Duration = Duration::from_secs(1);
 /// Between two checkpoints, however large the log: a reader may keep all of it in use.
@@ -44,8 +46,10 @@ pub(crate) struct Heard {
     woken: Receiver<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// A log of more than this is written back soon.
+    large_bytes: AtomicU64,
     commits: AtomicU64,
     /// What was erased from the database is still in the log.
     has_erased: AtomicBool,
@@ -58,7 +62,13 @@ struct Shared {
 /// The two ends between the writer and the checkpointer.
 pub(crate) fn written() -> (Written, Heard) {
     let (wake, woken) = bounded(1);
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared {
+        large_bytes: AtomicU64::new(LARGE_BYTES),
+        commits: AtomicU64::new(0),
+        has_erased: AtomicBool::new(false),
+        is_nearly_done: AtomicBool::new(false),
+        is_asleep: AtomicBool::new(false),
+    });
     (Written { shared: Arc::clone(&shared), wake }, Heard { shared, woken })
 }
 
@@ -69,6 +79,18 @@ impl Written {
         self.shared.is_nearly_done.load(Ordering::Relaxed) && self.shared.is_nearly_done.swap(false, Ordering::SeqCst)
     }
 
+    /// Whether a log of so many bytes is to be written back soon.
+    pub fn is_large(&self, log_bytes: u64) -> bool {
+        let Shared { large_bytes, has_erased, .. } = &*self.shared;
+        log_bytes > large_bytes.load(Ordering::Relaxed)
+            || log_bytes > LARGE_BYTES_LEAST && has_erased.load(Ordering::Relaxed)
+    }
+
+    /// A log of more than so many bytes is to be written back soon.
+    pub fn set_large(&self, bytes: u64) {
+        self.shared.large_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// What is committed next erases something, so that the log is to be emptied behind it.
     pub fn note_erased(&self) {
         self.shared.has_erased.store(true, Ordering::SeqCst);
@@ -77,7 +99,7 @@ impl Written {
     /// Something was committed, and the log now has so many bytes.
     pub fn note(&self, log_bytes: u64) {
         self.shared.commits.fetch_add(1, Ordering::SeqCst);
-        if self.shared.is_asleep.swap(false, Ordering::SeqCst) || log_bytes > LARGE_BYTES {
+        if self.shared.is_asleep.swap(false, Ordering::SeqCst) || self.is_large(log_bytes) {
             // If it is full, the thread is about to be woken.
             let _ = self.wake.try_send(());
         }
@@ -114,10 +136,8 @@ pub(crate) fn run(mut log: impl Log, heard: &Heard, stop: &Receiver<()>, quiet: 
         match checkpoint {
             Ok(is_all) => {
                 written_back = commits;
-                // Most of the time that SQLite calls all it is all there was when it began.
-                let is_missing = !is_all || shared.commits.load(Ordering::SeqCst) != commits;
-                shared.is_nearly_done.store(is_missing, Ordering::SeqCst);
-                // A log that was large before is begun again by the next commit.
+                shared.is_nearly_done.store(!is_all, Ordering::SeqCst);
+                // A wake from before is out of date: the next commit begins the log again.
                 let _ = woken.try_recv();
                 // Whoever erases says so before the commit.
                 if shared.commits.load(Ordering::SeqCst) == commits

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode as Sqlite, Row};
 
-use super::checkpointer::{LARGE_BYTES, Log, Written};
+use super::checkpointer::{Log, Written};
 use super::database::Database;
 use super::failure::{Complaints, Failure};
 use super::ledger::Ledger;
@@ -58,10 +58,12 @@ impl WriteConnection {
     /// The one connection of `database` that writes; `written` is told of what it commits.
     pub fn open(database: &Arc<Database>, limits: &Limits, written: Written) -> Result<Self, Error> {
         let log_bytes = Arc::default();
-        let ledger = open_ledger(database, limits, &log_bytes).map_err(|error| refusal(database, &error))?;
+        let mut ledger = open_ledger(database, limits, &log_bytes).map_err(|error| refusal(database, &error))?;
+        ledger.prepare().map_err(|error| refusal(database, &error))?;
+        let has_room = database.lengthen_log(log_file::length(limits));
+        written.set_large(log_file::large_bytes(limits, has_room));
         let retention = Retention::new(limits);
         let (database, limits) = (Arc::clone(database), limits.clone());
-        database.lengthen_log(log_file::LENGTH);
         Ok(Self {
             ledger: Some(ledger),
             database,
@@ -163,7 +165,7 @@ impl Core for WriteConnection {
     }
 
     fn bound_log(&mut self) {
-        if self.written.take_nearly_done() && self.log_bytes() > LARGE_BYTES {
+        if self.written.take_nearly_done() && self.written.is_large(self.log_bytes()) {
             // If somebody reads it, it is longer at the next checkpoint.
             let _ = self.restart_log();
             return;
@@ -263,11 +265,14 @@ impl Log for LogConnection {
 }
 
 impl LogConnection {
-    /// Writes back what can be; whether that was all. SQLite brings the database file to the disk only if it was, which
-    /// it never is while somebody writes all along: then the writer would have to do it, with all the rest waiting.
+    /// Writes back what can be; whether that was all. SQLite brings the database file to the disk only if nothing was
+    /// committed meanwhile, and something is while somebody writes all along: then the writer would have to do it, with all
+    /// the rest waiting.
     fn write_back(&self, connection: &Connection) -> Result<bool, Failure> {
         for _ in 0..PASSES_MAX {
-            if write_log_back(connection, "PASSIVE").map_err(|error| failure(&error))? {
+            // What a pass calls all is all that there was when it began.
+            let written_back = write_log_back(connection, "PASSIVE").and_then(|_| write_log_back(connection, "NOOP"));
+            if written_back.map_err(|error| failure(&error))? {
                 return Ok(true);
             }
             let synced = self.database.sync();
@@ -309,7 +314,7 @@ fn write_log_back(connection: &Connection, mode: &str) -> rusqlite::Result<bool>
     let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let written_back = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], read)?;
     let (is_busy, frames, frames_written): (bool, i64, i64) = written_back;
-    if is_busy && mode != "PASSIVE" {
+    if is_busy && !matches!(mode, "PASSIVE" | "NOOP") {
         let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
         return Err(rusqlite::Error::SqliteFailure(busy, Some("somebody reads it".to_owned())));
     }

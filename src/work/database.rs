@@ -171,13 +171,15 @@ impl Database {
     }
 
     /// Makes the log's file so long that commits write over what it has rather than make it longer, for which the file
-    /// system has to note something of its own each time: `to` so many bytes. Nobody may write meanwhile.
-    pub fn lengthen_log(&self, to: u64) {
-        if let Place::File { path, .. } = &self.place
-            && let Err(error) = log_file::lengthen(path, to)
-        {
+    /// system has to note something of its own each time: `to` so many bytes. Returns whether there was room. Nobody may
+    /// write meanwhile.
+    pub fn lengthen_log(&self, to: u64) -> bool {
+        let Place::File { path, .. } = &self.place else { return true };
+        let lengthened = log_file::lengthen(path, to);
+        if let Err(error) = &lengthened {
             tracing::debug!(%error, "the store's log is not made longer");
         }
+        lengthened.is_ok()
     }
 
     fn connect(&self, purpose: Use) -> rusqlite::Result<Connection> {
@@ -264,6 +266,10 @@ fn prepare(path: &Path, is_fresh: bool) -> Result<StoreFacts, Error> {
         let written = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         written.map_err(|error| explain(path, &error))?;
         look_for_damage(path, &mut connection)?;
+    }
+    if (1..schema::VERSION).contains(&version) {
+        let known = schema::VERSION;
+        tracing::info!(version, known, "the store is brought to a newer version, which may take a while");
     }
     schema::migrate(&mut connection).map_err(|error| explain(path, &error))?;
     prove_writable(&mut connection).map_err(|error| explain(path, &error))?;

@@ -39,6 +39,19 @@ impl Ledger {
         }
     }
 
+    /// Reads back what has to be known of the database before anything is decided, so that the first batch need not.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn prepare(&mut self) -> rusqlite::Result<()> {
+        self.execute("BEGIN IMMEDIATE")?;
+        let prepared = self.memory.prepare(&self.connection).and_then(|()| self.execute("COMMIT"));
+        if prepared.is_err() {
+            self.abandon();
+        }
+        prepared
+    }
+
     /// Decides the writes in their order, and keeps what is new, in one transaction: one verdict for each.
     ///
     /// # Errors

@@ -8,14 +8,28 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::checkpointer::LARGE_BYTES;
+use super::checkpointer::{LARGE_BYTES, LARGE_BYTES_LEAST};
+use crate::config::Limits;
 
-/// As long as the log becomes between two checkpoints of a store that is busy, and something more for what is committed
-/// during the checkpoint.
-pub(super) const LENGTH: u64 = LARGE_BYTES + LARGE_BYTES / 4;
-/// As long as it is made in passing, behind something that was erased.
-pub(super) const LENGTH_SHORT: u64 = LENGTH / 8;
+/// As long as the log is made in passing, behind something that was erased.
+pub(super) const LENGTH_SHORT: u64 = with_room(LARGE_BYTES_LEAST);
 static ZEROS: [u8; 65_536] = [0; 65_536];
+
+/// From how many bytes on the log is written back; `has_room` says that it could be made long enough for that.
+pub(super) fn large_bytes(limits: &Limits, has_room: bool) -> u64 {
+    let most = if has_room { LARGE_BYTES } else { LARGE_BYTES_LEAST };
+    most.min(limits.store_log_bytes_max / 2)
+}
+
+/// How long the log is made before it is used: as it becomes between two checkpoints of a store that is busy.
+pub(super) fn length(limits: &Limits) -> u64 {
+    with_room(large_bytes(limits, true))
+}
+
+/// With something more, for what is committed during the checkpoint.
+const fn with_room(large_bytes: u64) -> u64 {
+    large_bytes + large_bytes / 4
+}
 
 /// The log beside a database file.
 pub(super) fn path_of(database: &Path) -> PathBuf {
@@ -29,8 +43,7 @@ pub(super) fn is_used(database: &Path) -> bool {
     fs::metadata(path_of(database)).is_ok_and(|metadata| metadata.len() > 0)
 }
 
-/// Appends zeros to the log of a database up to a length. Where there is no room for so many, none
-/// are left there.
+/// Appends zeros to the log of a database up to a length. Where there is no room for so many, none are left there.
 ///
 /// # Errors
 /// Those of the file system.

@@ -164,7 +164,7 @@ CREATE TABLE message (
     position INTEGER NOT NULL,
     PRIMARY KEY (room, message_id)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO message SELECT room, message_id, position FROM event WHERE is_message = 1;
+INSERT INTO message SELECT room, message_id, position FROM event WHERE is_message = 1 ORDER BY room, message_id;
 DROP INDEX event_by_message;
 ALTER TABLE store ADD COLUMN indexed_position INTEGER NOT NULL DEFAULT 0;
 UPDATE store SET indexed_position = (SELECT last_position FROM store_now);

@@ -141,11 +141,11 @@ impl Floor {
     /// Pings those whose turn it is, once in a tick.
     fn ping(&mut self) {
         let tick = self.now_ms / u128::from(TICK_MS);
-        if tick == self.tick {
-            return;
+        let first = (self.tick + 1).max((tick + 1).saturating_sub(TICKS as u128));
+        for tick in first..=tick {
+            self.conns.ping(tick as usize % TICKS, TICKS);
         }
         self.tick = tick;
-        self.conns.ping(tick as usize % TICKS, TICKS);
     }
 
     fn accept(&mut self) {

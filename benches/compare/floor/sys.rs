@@ -27,7 +27,6 @@ pub fn epoll_add(epoll: i32, fd: i32, events: u32) -> io::Result<()> {
 }
 
 /// The events that are there; waits for one if it is to.
-/// Waits up to `timeout` ms; 0 does not wait.
 pub fn epoll_wait(epoll: i32, events: &mut [libc::epoll_event], timeout: i32) -> io::Result<usize> {
     loop {
         let capacity = events.len() as i32;
