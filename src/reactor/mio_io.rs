@@ -45,6 +45,8 @@ pub struct MioIo {
     started: Instant,
     /// There are more event loops than cores.
     is_crowded: bool,
+    /// Whether the core was given to the others in the last poll.
+    has_yielded: bool,
 }
 
 /// What is made for a shard before its thread starts, so that all can know all mailboxes.
@@ -85,13 +87,30 @@ impl MioIo {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
         let (listener, sockets) = (Some(listener), Vec::new());
-        Self { id, poll, events, listener, sockets, tls, mailbox, mailers, reports, jobs, started, is_crowded }
+        Self {
+            id,
+            poll,
+            events,
+            listener,
+            sockets,
+            tls,
+            mailbox,
+            mailers,
+            reports,
+            jobs,
+            started,
+            is_crowded,
+            has_yielded: false,
+        }
     }
 
-    /// Gives the core to the other loops: once in any case, and again while one has posts that it has not begun to take.
-    /// What it makes of them may be for this one, and joins what is about to be sent.
-    fn share_core(&self) {
-        std::thread::yield_now();
+    /// Gives the core to the other loops: in every other poll, and while one of them has posts that it has not begun to
+    /// take. What it makes of them may be for this one, and joins what is about to be sent.
+    fn share_core(&mut self) {
+        self.has_yielded = !self.has_yielded;
+        if self.has_yielded {
+            std::thread::yield_now();
+        }
         let own = usize::from(self.id.0);
         for _ in 1..YIELDS_MAX {
             if self.mailers[own].is_waiting() || !self.mailers.iter().any(Mailer::is_waiting) {

@@ -283,4 +283,22 @@ mod tests {
         assert_eq!((read("SELECT last_seq FROM room"), read("SELECT members_version FROM room")), (5, 0));
         assert_eq!(read("SELECT count(*) FROM member"), 0);
     }
+
+    #[test]
+    fn a_store_from_before_the_table_of_messages_leads_to_all_of_them() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate_by(&mut connection, &STEPS[..4]).unwrap();
+        for (position, id, kind) in [(1, "b", 1), (2, "b", 4), (3, "a", 1), (7, "a", 3)] {
+            let sql = "INSERT INTO event (position, room, seq, is_message, kind, is_deleted, at_ms, ordinal, message_id, \
+                       id_numeric, body) VALUES (?1, 1, ?1, ?3 = 1, ?3, 0, 0, 0, ?2, 0, x'')";
+            connection.execute(sql, (position, id, kind)).unwrap();
+        }
+        migrate(&mut connection).unwrap();
+        let mut table = connection.prepare("SELECT message_id, position FROM message").unwrap();
+        let rows = table.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let rows: Vec<(String, u64)> = rows.map(Result::unwrap).collect();
+        assert_eq!(rows, [("a".to_owned(), 3), ("b".to_owned(), 1)]);
+        let complete = connection.query_row("SELECT indexed_position FROM store", [], |row| row.get::<_, u64>(0));
+        assert_eq!(complete.unwrap(), 7);
+    }
 }
