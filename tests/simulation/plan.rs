@@ -122,7 +122,6 @@ fn draw_limits(random: &mut Random) -> Limits {
     tiny(&mut limits.store_writes_max, &[1, 4, 16]);
     tiny(&mut limits.store_bytes_max, &[1, 1_000, 10_000]);
     tiny(&mut limits.store_reads_max, &[1, 4]);
-    tiny(&mut limits.store_recent_ids_max, &[1, 3, 10]);
     tiny(&mut limits.history_pool_bytes, &[1, 1_000, 10_000]);
     tiny(&mut limits.recovery_events, &[0, 1, 5, 20]);
     tiny(&mut limits.recovery_bytes_max, &[1, 500, 4_000]);
@@ -132,6 +131,8 @@ fn draw_limits(random: &mut Random) -> Limits {
     }
     limits.rate_flood = random.pick(&[1, 10, 200]);
     limits.rate_burst = random.pick(&[3, 20, 100]);
+    // By a number that has nothing to do with it, where rates are off as they mostly are.
+    limits.store_recent_ids_max = limits.rate_burst as usize / 3;
     limits.drain_window_ms = random.pick(&[0, 50, 2_000]);
     limits
 }
