@@ -78,6 +78,7 @@ impl Runner<'_> {
         self.remove_store(&half);
         let (post_us, row_us) = (1e6 / per_s, 1e6 / number(&rows, "/rows_per_s")?);
         let (p99, commit) = (number(&calm, "/answer_us/p99")?, number(&single, "/commit_us/p50")?);
+        let batch = number(&rows, "/commit_us/p50")?;
         let cpu_per_s = |outcome: &Value| {
             Ok::<_, String>(number(outcome, "/client_cpu_us_per_published")? * number(outcome, "/published_per_s")?)
         };
@@ -89,6 +90,8 @@ impl Runner<'_> {
             ("commit", commit),
             ("commit-p99", number(&single, "/commit_us/p99")?),
             ("p99/commit", p99 / commit),
+            ("commit-256", batch),
+            ("p99/commit-256", p99 / batch),
             ("load-cpu", cpu_per_s(&beside)? / cpu_per_s(&all)?),
         ])
     }

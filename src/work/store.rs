@@ -35,6 +35,8 @@ pub const READERS: usize = 2;
 const END_MAX: Duration = Duration::from_secs(10);
 /// Between two attempts of what fails.
 const RETRY: Duration = Duration::from_secs(1);
+/// Of the thread that writes the log back: of the time of a busy core it gets a tenth of what the others get.
+const LOG_NICENESS: i32 = 10;
 /// Between two looks for what has become too old.
 const AGE_LOOK: Duration = Duration::from_secs(60);
 
@@ -155,7 +157,12 @@ impl StoreThreads {
     fn write_log_back(&mut self, database: &Arc<Database>, heard: Heard, health: Health) -> Result<(), Error> {
         let log = LogConnection::open(database)?;
         let stopped = self.stopped.clone();
-        self.spawn("store-log", move || checkpointer::run(log, &heard, &stopped, checkpointer::QUIET, &health))
+        self.spawn("store-log", move || {
+            // It copies megabytes at a time, which would keep commits and loops waiting for the core. Not being let do it
+            // costs only that.
+            let _ = rustix::process::nice(LOG_NICENESS);
+            checkpointer::run(log, &heard, &stopped, checkpointer::QUIET, &health);
+        })
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
