@@ -26,6 +26,7 @@ use crate::reactor::io::Post;
 use crate::reactor::jobs::Jobs;
 use crate::reactor::mailbox::Mailer;
 use crate::reactor::mio_io::{Endpoint, MioIo, clock, listen};
+use crate::reactor::neighbours::Neighbours;
 use crate::reactor::tls::{Certificates, Tls};
 use crate::reactor::turn::Reactor;
 use crate::work::authorizer::Authorizer;
@@ -189,12 +190,15 @@ impl Server {
         let key = HashKey::new(random()?);
         let shards = endpoints.len();
         let is_crowded = shards > std::thread::available_parallelism().map_or(shards, NonZero::get);
+        let polls: Vec<_> = endpoints.iter().map(Endpoint::poll_fd).collect();
         for (number, endpoint) in endpoints.into_iter().enumerate() {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
             let (store, revocations) = (store.cloned(), Arc::clone(revocations));
             let jobs = self.jobs(id);
+            let others = polls.iter().enumerate().filter(|&(other, _)| other != number);
+            let neighbours = is_crowded.then(|| Neighbours::new(others.map(|(_, &fd)| fd))).transpose()?;
             let (kept_bytes_max, record_ms) =
                 (self.config.limits.tls_pool_bytes / shards, self.config.limits.tls_record_ms);
             let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max, record_ms));
@@ -203,7 +207,7 @@ impl Server {
                 let mut shard = Shard::new(setup, clock(started));
                 shard.load_revocations(revocations.iter().map(|(user, before_ms)| (user.as_str(), *before_ms)));
                 drop(revocations);
-                let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, is_crowded);
+                let io = MioIo::new(id, endpoint, tls, mailers, reporter, jobs, started, neighbours);
                 Reactor::new(shard, id, shards, io).run()
             };
             self.threads.push(std::thread::Builder::new().name(format!("shard-{number}")).spawn(work)?);

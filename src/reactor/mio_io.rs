@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::io::{Event, Io, Post, Received, Written};
 use super::jobs::Jobs;
 use super::mailbox::{Mailbox, Mailer, mailbox};
+use super::neighbours::Neighbours;
 use super::tls::{Certificates, Tls};
 use crate::allocator;
 use crate::chat::Now;
@@ -43,10 +45,8 @@ pub struct MioIo {
     reports: Sender<(ShardId, Stage)>,
     jobs: Jobs,
     started: Instant,
-    /// There are more event loops than cores.
-    is_crowded: bool,
-    /// Whether the core was given to the others in the last poll.
-    has_yielded: bool,
+    /// The other loops, if there are more of them than cores.
+    neighbours: Option<Neighbours>,
 }
 
 /// What is made for a shard before its thread starts, so that all can know all mailboxes.
@@ -68,11 +68,16 @@ impl Endpoint {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok((Self { poll, listener, mailbox }, mailer))
     }
+
+    /// The descriptor of its poll.
+    pub fn poll_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
 }
 
 impl MioIo {
     /// The world of shard `id`. With `tls` all its connections are; `jobs` leads to the threads that may block; `started`
-    /// is where the tick clock begins, the same for all shards; `is_crowded` says that there are more of them than cores.
+    /// is where the tick clock begins, the same for all shards; `neighbours` are the others, if there are more than cores.
     #[expect(clippy::too_many_arguments, reason = "what a thread is given at its start")]
     pub fn new(
         id: ShardId,
@@ -82,41 +87,26 @@ impl MioIo {
         reports: Sender<(ShardId, Stage)>,
         jobs: Jobs,
         started: Instant,
-        is_crowded: bool,
+        neighbours: Option<Neighbours>,
     ) -> Self {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
         let (listener, sockets) = (Some(listener), Vec::new());
-        Self {
-            id,
-            poll,
-            events,
-            listener,
-            sockets,
-            tls,
-            mailbox,
-            mailers,
-            reports,
-            jobs,
-            started,
-            is_crowded,
-            has_yielded: false,
-        }
+        Self { id, poll, events, listener, sockets, tls, mailbox, mailers, reports, jobs, started, neighbours }
     }
 
-    /// Gives the core to the other loops: in every other poll, and while one of them has posts that it has not begun to
-    /// take. What it makes of them may be for this one, and joins what is about to be sent.
+    /// Gives the core to the other loops when they want it, and while one of them has posts that it has not begun to take.
+    /// What it makes of them may be for this one, and joins what is about to be sent.
     fn share_core(&mut self) {
-        self.has_yielded = !self.has_yielded;
-        if self.has_yielded {
-            std::thread::yield_now();
-        }
-        let own = usize::from(self.id.0);
-        for _ in 1..YIELDS_MAX {
-            if self.mailers[own].is_waiting() || !self.mailers.iter().any(Mailer::is_waiting) {
+        let Some(neighbours) = &mut self.neighbours else { return };
+        let mut want_core = neighbours.want_core();
+        for _ in 0..YIELDS_MAX {
+            let is_owing = want_core || self.mailers.iter().any(Mailer::is_waiting);
+            if !is_owing || self.mailers[usize::from(self.id.0)].is_waiting() {
                 return;
             }
             std::thread::yield_now();
+            want_core = false;
         }
     }
 }
@@ -125,7 +115,7 @@ impl Io for MioIo {
     type Socket = TcpStream;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        if self.is_crowded && timeout == Some(Duration::ZERO) {
+        if timeout == Some(Duration::ZERO) {
             self.share_core();
         }
         let timeout = [timeout, self.tls.as_ref().and_then(Tls::timeout)].into_iter().flatten().min();
