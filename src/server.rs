@@ -189,7 +189,7 @@ impl Server {
     ) -> io::Result<()> {
         let key = HashKey::new(random()?);
         let shards = endpoints.len();
-        let is_crowded = shards > std::thread::available_parallelism().map_or(shards, NonZero::get);
+        let cores = std::thread::available_parallelism().map_or(usize::MAX, NonZero::get);
         let polls: Vec<_> = endpoints.iter().map(Endpoint::poll_fd).collect();
         for (number, endpoint) in endpoints.into_iter().enumerate() {
             let id = ShardId(number as u16);
@@ -197,8 +197,8 @@ impl Server {
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
             let (store, revocations) = (store.cloned(), Arc::clone(revocations));
             let jobs = self.jobs(id);
-            let others = polls.iter().enumerate().filter(|&(other, _)| other != number);
-            let neighbours = is_crowded.then(|| Neighbours::new(others.map(|(_, &fd)| fd))).transpose()?;
+            let others: Vec<_> = polls.iter().copied().filter(|&poll| poll != endpoint.poll_fd()).collect();
+            let neighbours = Neighbours::new(others.into_iter(), store.is_some(), cores)?;
             let (kept_bytes_max, record_ms) =
                 (self.config.limits.tls_pool_bytes / shards, self.config.limits.tls_record_ms);
             let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max, record_ms));

@@ -22,7 +22,8 @@ use crate::chat::Now;
 use crate::chat::drain::Stage;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, ShardId};
-use crate::chat::job::Job;
+use crate::chat::job::{Done, Job};
+use crate::chat::store;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -45,8 +46,7 @@ pub struct MioIo {
     reports: Sender<(ShardId, Stage)>,
     jobs: Jobs,
     started: Instant,
-    /// The other loops, if there are more of them than cores.
-    neighbours: Option<Neighbours>,
+    neighbours: Neighbours,
 }
 
 /// What is made for a shard before its thread starts, so that all can know all mailboxes.
@@ -77,7 +77,7 @@ impl Endpoint {
 
 impl MioIo {
     /// The world of shard `id`. With `tls` all its connections are; `jobs` leads to the threads that may block; `started`
-    /// is where the tick clock begins, the same for all shards; `neighbours` are the others, if there are more than cores.
+    /// is where the tick clock begins, the same for all shards; `neighbours` are the server's other threads.
     #[expect(clippy::too_many_arguments, reason = "what a thread is given at its start")]
     pub fn new(
         id: ShardId,
@@ -87,7 +87,7 @@ impl MioIo {
         reports: Sender<(ShardId, Stage)>,
         jobs: Jobs,
         started: Instant,
-        neighbours: Option<Neighbours>,
+        neighbours: Neighbours,
     ) -> Self {
         let Endpoint { poll, listener, mailbox } = endpoint;
         let events = Events::with_capacity(EVENTS_MAX);
@@ -95,13 +95,12 @@ impl MioIo {
         Self { id, poll, events, listener, sockets, tls, mailbox, mailers, reports, jobs, started, neighbours }
     }
 
-    /// Gives the core to the other loops when they want it, and while one of them has posts that it has not begun to take.
-    /// What it makes of them may be for this one, and joins what is about to be sent.
+    /// Gives the core to the other threads when they want it, and while one of the loops has posts that it has not begun to
+    /// take. What it makes of them may be for this one, and joins what is about to be sent.
     fn share_core(&mut self) {
-        let Some(neighbours) = &mut self.neighbours else { return };
-        let mut want_core = neighbours.want_core();
+        let mut want_core = self.neighbours.want_core();
         for _ in 0..YIELDS_MAX {
-            let is_owing = want_core || self.mailers.iter().any(Mailer::is_waiting);
+            let is_owing = want_core || self.neighbours.are_crowded() && self.mailers.iter().any(Mailer::is_waiting);
             if !is_owing || self.mailers[usize::from(self.id.0)].is_waiting() {
                 return;
             }
@@ -236,7 +235,11 @@ impl Io for MioIo {
     }
 
     fn receive(&mut self) -> Option<Post> {
-        self.mailbox.receive()
+        let post = self.mailbox.receive();
+        if let Some(Post::Done(Done::Store(store::Done::Written(verdicts)))) = &post {
+            self.neighbours.note_answered(verdicts.len());
+        }
+        post
     }
 
     fn post(&mut self, target: ShardId, batch: Batch) -> Result<(), Batch> {
@@ -247,7 +250,13 @@ impl Io for MioIo {
     }
 
     fn submit(&mut self, job: Job) -> Result<(), Job> {
-        self.jobs.submit(job)
+        let writes = match &job {
+            Job::Store(store::Job::Write(writes)) => writes.len(),
+            _ => 0,
+        };
+        self.jobs.submit(job)?;
+        self.neighbours.note_submitted(writes);
+        Ok(())
     }
 
     fn renew(&mut self, certificates: Arc<Certificates>) {

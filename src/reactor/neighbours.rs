@@ -1,9 +1,9 @@
-//! The other loops, where there are more of them than cores.
+//! The other threads of the server, where there are more of them than cores.
 //!
-//! Owns when a loop that has still to send gives the core away: when another has input that it has not seen, whose answer
-//! may join what is about to be sent, and now and then in any case, so that nobody's members wait for a whole round of
-//! somebody else's. Each switch makes the sends behind it dearer, so it is not done for nothing. The polls of the others
-//! stand in a poll of its own, so that one call tells of all of them.
+//! Owns when a loop that has still to send gives the core away: while the store has something of it to commit; when
+//! another loop has input that it has not seen; and now and then in any case, so that nobody's members wait for a whole
+//! round of somebody else's. What comes of it often joins what is about to be sent. Each switch makes the sends behind it
+//! dearer, so it is not done for nothing. The polls of the other loops stand in a poll of its own: one call tells of all.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -12,24 +12,64 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-/// The core is given away in each poll of this number, whatever the others have.
+/// The core is given to the other loops in each poll of this number, whatever they have.
 const POLLS: u32 = 4;
 /// One would do to know that there is any.
 const EVENTS_MAX: usize = 64;
 
-/// The polls of the other loops.
+/// What a loop knows of the other threads.
 pub struct Neighbours {
+    /// The other loops, if there are more than cores.
+    loops: Option<Loops>,
+    /// The thread that writes to the store has no core of its own.
+    is_store_near: bool,
+    /// Writes that the store has not answered.
+    owed: usize,
+}
+
+/// The polls of the other loops.
+struct Loops {
     poll: Poll,
     events: Events,
     polls: u32,
 }
 
 impl Neighbours {
-    /// The loops whose polls have these descriptors. One that is closed is no neighbour any more.
+    /// Of a loop beside others, whose polls have these descriptors, and a store, if there is one, on so many cores. A loop
+    /// whose poll is closed is no neighbour any more.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new(polls: impl Iterator<Item = RawFd>) -> io::Result<Self> {
+    pub fn new(polls: impl ExactSizeIterator<Item = RawFd>, has_store: bool, cores: usize) -> io::Result<Self> {
+        let count = polls.len() + 1;
+        let loops = (count > cores).then(|| Loops::new(polls)).transpose()?;
+        Ok(Self { loops, is_store_near: has_store && count + 1 > cores, owed: 0 })
+    }
+
+    /// So many writes were handed to the store.
+    pub fn note_submitted(&mut self, writes: usize) {
+        self.owed += writes;
+    }
+
+    /// The store has answered so many.
+    pub fn note_answered(&mut self, writes: usize) {
+        self.owed = self.owed.saturating_sub(writes);
+    }
+
+    /// Whether loops share cores.
+    pub fn are_crowded(&self) -> bool {
+        self.loops.is_some()
+    }
+
+    /// Whether one of them should have the core now. To be asked once in each poll.
+    pub fn want_core(&mut self) -> bool {
+        let is_owed = self.is_store_near && self.owed > 0;
+        self.loops.as_mut().is_some_and(Loops::want_core) || is_owed
+    }
+}
+
+impl Loops {
+    fn new(polls: impl Iterator<Item = RawFd>) -> io::Result<Self> {
         let poll = Poll::new()?;
         for (number, fd) in polls.enumerate() {
             poll.registry().register(&mut SourceFd(&fd), Token(number), Interest::READABLE)?;
@@ -37,8 +77,7 @@ impl Neighbours {
         Ok(Self { poll, events: Events::with_capacity(EVENTS_MAX), polls: 0 })
     }
 
-    /// Whether one of them should have the core now. To be asked once in each poll.
-    pub fn want_core(&mut self) -> bool {
+    fn want_core(&mut self) -> bool {
         self.polls = (self.polls + 1) % POLLS;
         self.polls == 0 || self.have_input()
     }
@@ -67,26 +106,47 @@ mod tests {
     #[test]
     fn input_is_told_of_once_and_not_when_it_has_been_seen() {
         let ((first, waker), (mut second, other)) = (neighbour(), neighbour());
-        let mut neighbours = Neighbours::new([first.as_raw_fd(), second.as_raw_fd()].into_iter()).unwrap();
-        assert!(!neighbours.have_input());
+        let mut loops = Loops::new([first.as_raw_fd(), second.as_raw_fd()].into_iter()).unwrap();
+        assert!(!loops.have_input());
         waker.wake().unwrap();
-        assert!(neighbours.have_input());
-        assert!(!neighbours.have_input(), "it was told of");
+        assert!(loops.have_input());
+        assert!(!loops.have_input(), "it was told of");
         other.wake().unwrap();
         second.poll(&mut Events::with_capacity(1), Some(Duration::ZERO)).unwrap();
-        assert!(!neighbours.have_input(), "it was seen");
+        assert!(!loops.have_input(), "it was seen");
         waker.wake().unwrap();
         other.wake().unwrap();
-        assert!(neighbours.have_input());
+        assert!(loops.have_input());
     }
 
     #[test]
-    fn the_core_is_given_away_now_and_then_without_input() {
+    fn loops_get_the_core_now_and_then_without_input() {
         let (poll, _waker) = neighbour();
-        let mut neighbours = Neighbours::new([poll.as_raw_fd()].into_iter()).unwrap();
+        let mut neighbours = Neighbours::new([poll.as_raw_fd()].into_iter(), false, 1).unwrap();
         let wanted: Vec<_> = (0..POLLS * 2).map(|_| neighbours.want_core()).collect();
         assert_eq!(wanted, [false, false, false, true, false, false, false, true]);
         drop(poll);
-        assert!(!neighbours.have_input(), "a loop that has ended wants nothing");
+        assert!(!neighbours.loops.unwrap().have_input(), "a loop that has ended wants nothing");
+    }
+
+    #[test]
+    fn the_store_wants_the_core_until_it_has_answered_all() {
+        let mut neighbours = Neighbours::new([].into_iter(), true, 1).unwrap();
+        assert!(!neighbours.want_core() && !neighbours.are_crowded());
+        neighbours.note_submitted(3);
+        neighbours.note_submitted(1);
+        neighbours.note_answered(3);
+        assert!(neighbours.want_core());
+        neighbours.note_answered(1);
+        assert!(!neighbours.want_core());
+    }
+
+    #[test]
+    fn nobody_wants_a_core_where_there_are_enough() {
+        let (poll, waker) = neighbour();
+        let mut neighbours = Neighbours::new([poll.as_raw_fd()].into_iter(), true, 3).unwrap();
+        waker.wake().unwrap();
+        neighbours.note_submitted(1);
+        assert!((0..POLLS * 2).all(|_| !neighbours.want_core()));
     }
 }
