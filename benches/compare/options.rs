@@ -12,9 +12,8 @@ Usage: cargo bench --bench compare -- [OPTIONS]
   --servers LIST    of ours,uws,ws,floor (default: all); ratios are of the first to the others.
                     A scenario runs on those of them that it is meant for
   --pairs N         rounds of every scenario (default 9; with --quick 1). Long scenarios take
-                    fewer: R100 at most 5; storm, gather, memory, idle, fair, hostile, slow, calls and feed 3; durable
-                    and recovery 5; idle-rooms 1;
-                    ws beyond F1 and F16 at most 2
+                    fewer: R100, storm and F1-tls at most 9; gather, memory, idle, fair, hostile, slow, calls
+                    and feed 3; durable and recovery 5; idle-rooms 1; ws beyond F1 and F16 at most 2
   --quick           publish for a second instead of three
   --json FILE       write every run, the medians and the targets as JSON
   --svg FILE        write the medians and the targets as a bar chart

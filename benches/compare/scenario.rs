@@ -155,7 +155,7 @@ static SCENARIOS: [Scenario; 20] = [
         )
     },
     Scenario {
-        rounds_max: 5,
+        rounds_max: 9,
         ..scenario(
             "R100",
             "100 rooms of 100 members, a publisher in each, 1 reaction in flight",
@@ -193,7 +193,7 @@ static SCENARIOS: [Scenario; 20] = [
         &[figure("connect", "us/connection", "/server/connect_cpu_us_per_connection")],
     ),
     Scenario {
-        rounds_max: 3,
+        rounds_max: 9,
         ..scenario(
             "storm",
             "19,000 connections join 190 rooms at once; from the first join sent until each member has been told of all \
@@ -249,7 +249,7 @@ static SCENARIOS: [Scenario; 20] = [
         )
     },
     Scenario {
-        rounds_max: 5,
+        rounds_max: 9,
         ..scenario(
             "F1-tls",
             "F1 over TLS 1.3, ECDSA P-256, a record for each delivery",
