@@ -115,7 +115,7 @@
 //! | [`reactor::tls`], [`reactor::unfinished`] | TLS sessions, and the records on their way; who is closed when those take too much |
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
 //! | `allocator` | keeps large blocks apart, gives free memory back to the system |
-//! | [`reactor::mailbox`] | a bounded crossbeam channel and its wake flag |
+//! | [`reactor::mailbox`], [`reactor::neighbours`] | a bounded crossbeam channel and its wake flag; when the core is given to another thread |
 //! | [`chat::shard`] | [`Shard`](chat::shard::Shard), the owner of everything below, and its `handle_*` and `poll_*` |
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
@@ -215,9 +215,12 @@
 //! Connections with an answer, or in rooms with at most 64 members here, are flushed from the *express* queue; those
 //! of larger rooms from the *bulk* queue, 16 a turn, so that a room of ten thousand does not stand in front of every
 //! small one. A turn between the shares takes new messages in, which join what those who still wait are sent: the busier a
-//! large room, the fewer its writes. Among themselves large rooms take turns of 512 writes. Where there are more threads
-//! than cores, a thread with work left gives its core away between two turns. The order of bytes within a connection is
-//! its outbox's and does not depend on the queue.
+//! large room, the fewer its writes. Among themselves large rooms take turns of 512 writes. The order of bytes within a
+//! connection is its outbox's and does not depend on the queue.
+//!
+//! Where there are more threads than cores, a loop with writes left gives its core away between two turns
+//! ([`reactor::neighbours`]): to a loop that has input, or now and then, and to the store's writer while that owes it
+//! answers. What it gets back joins the writes that are left.
 //!
 //! # TLS
 //!
@@ -305,8 +308,8 @@
 //! A shard's jobs for the store ([`store::Job`](chat::store::Job)) leave at the end of its turn through [`Jobs`](reactor::jobs::Jobs), and the
 //! answers come back through its mailbox. One thread writes: all that waits is one batch, one batch one transaction, and
 //! each shard gets one post of verdicts per transaction. Two threads read, on connections of their own. One writes the
-//! log back into the database, so that the writer never waits for the database's fsyncs. Only these threads block, and
-//! only they wait for a full mailbox.
+//! log back into the database, so that the writer never waits for the database's fsyncs; it is nice to all others, as it
+//! works for milliseconds at a time. Only these threads block, and only they wait for a full mailbox.
 //!
 //! When a transaction fails all of its batch is refused, and so is what comes next, until a probe succeeds: a quarter of
 //! a MiB beside the database, and a transaction that changes nothing, once a second. An error of the file rather than of
