@@ -190,15 +190,19 @@ impl Server {
         let key = HashKey::new(random()?);
         let shards = endpoints.len();
         let cores = std::thread::available_parallelism().map_or(usize::MAX, NonZero::get);
+        // All before the first thread serves: what a start has opened is open by then.
         let polls: Vec<_> = endpoints.iter().map(Endpoint::poll_fd).collect();
-        for (number, endpoint) in endpoints.into_iter().enumerate() {
+        let neighbours = polls.iter().map(|&own| {
+            let others: Vec<_> = polls.iter().copied().filter(|&poll| poll != own).collect();
+            Neighbours::new(others.into_iter(), store.is_some(), cores)
+        });
+        let neighbours = neighbours.collect::<io::Result<Vec<_>>>()?;
+        for (number, (endpoint, neighbours)) in endpoints.into_iter().zip(neighbours).enumerate() {
             let id = ShardId(number as u16);
             let (config, seed, gauges) = (Arc::clone(&self.config), random()?, Arc::clone(gauges));
             let (mailers, reporter, started) = (self.mailers.clone(), reporter.clone(), self.started);
             let (store, revocations) = (store.cloned(), Arc::clone(revocations));
             let jobs = self.jobs(id);
-            let others: Vec<_> = polls.iter().copied().filter(|&poll| poll != endpoint.poll_fd()).collect();
-            let neighbours = Neighbours::new(others.into_iter(), store.is_some(), cores)?;
             let (kept_bytes_max, record_ms) =
                 (self.config.limits.tls_pool_bytes / shards, self.config.limits.tls_record_ms);
             let tls = certificates.map(|certificates| Tls::new(Arc::clone(certificates), kept_bytes_max, record_ms));

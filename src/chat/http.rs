@@ -429,8 +429,9 @@ impl Shard {
         full || conn.has(Flag::Checking) || conn.outbox.bytes() >= limits.outbox_soft_bytes
     }
 
-    /// An HTTP connection's time is over: 408 for a request that has begun, nothing for one that only idles.
-    pub(super) fn http_deadline(&mut self, slot: u32) {
+    /// An HTTP connection's time is over: 408 for a request that has begun, nothing for one that only idles. `is_unread`
+    /// says that something has come that was not read yet.
+    pub(super) fn http_deadline(&mut self, slot: u32, is_unread: bool) {
         let now_ms = self.now.tick_ms;
         let wait_ms = self.end_feed_waits(slot);
         let conn = &mut self.connections[slot];
@@ -438,8 +439,8 @@ impl Shard {
             return;
         }
         let is_checking = conn.has(Flag::Checking);
-        let Some(extra) = &mut conn.extra else { return self.kill(slot) };
-        let Some(http) = &mut extra.http else { return self.kill(slot) };
+        let Some(extra) = &mut conn.extra else { return self.dismiss_idle(slot, is_unread) };
+        let Some(http) = &mut extra.http else { return self.dismiss_idle(slot, is_unread) };
         if !http.ring.is_empty() || is_checking {
             http.deadline_ms = http.deadline_ms.max(now_ms + 1000);
         }
@@ -448,13 +449,19 @@ impl Shard {
             return self.wheel.set(slot, due_ms);
         }
         if extra.tail.is_empty() {
-            return self.kill(slot);
+            return self.dismiss_idle(slot, is_unread);
         }
         let tail = std::mem::take(&mut extra.tail);
         let mut http = self.take_http(slot);
         self.reject(&mut http, &Reject::with(408, "the request did not arrive in time"), &tail);
         self.connections[slot].extra_mut().http = Some(http);
         self.http_flush(slot);
+    }
+
+    /// Ends a connection that has not begun a request in its time, unless what it sent is still to be read: where the thread
+    /// stood still, it is not to blame.
+    fn dismiss_idle(&mut self, slot: u32, is_unread: bool) {
+        if is_unread { self.wheel.set(slot, self.now.tick_ms + TICK_MS) } else { self.kill(slot) }
     }
 
     /// Ends an HTTP connection while the server stops, once what it asked is answered.

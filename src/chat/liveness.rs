@@ -32,7 +32,7 @@ impl Shard {
     fn handle_deadline(&mut self, slot: u32, is_unread: bool) {
         match self.connections[slot].phase {
             Phase::Free | Phase::Dead => {}
-            Phase::Http => self.http_deadline(slot),
+            Phase::Http => self.http_deadline(slot, is_unread),
             // The client has done its part in time.
             Phase::Auth if self.connections[slot].has(Flag::Checking) => self.wheel.set(slot, self.now.tick_ms + 1000),
             Phase::Auth => self.close(slot, &CloseReason::NoToken),
@@ -119,5 +119,34 @@ impl Shard {
             self.send_json(slot, |out| crate::wire::event::shed(out, u64::from(count), now));
         }
         self.ask_refresh(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::chat::Now;
+    use crate::chat::ids::{HashKey, ShardId};
+    use crate::chat::shard::{Gauges, ShardSetup};
+    use crate::config::Config;
+
+    const NOW: Now = Now { tick_ms: 1_000, wall_ms: 1_700_000_000_000 };
+
+    #[test]
+    fn who_has_sent_what_was_not_read_is_not_dismissed_as_idle() {
+        let config = Arc::new(Config::for_tests("a secret of at least thirty-two bytes", ""));
+        let (id, key, gauges) = (ShardId(0), HashKey::new([7; 16]), Arc::new(Gauges::default()));
+        let mut shard = Shard::new(ShardSetup { config, id, shards: 1, key, seed: [9; 32], gauges, store: None }, NOW);
+        let slot = shard.handle_accept(IpAddr::V4(Ipv4Addr::LOCALHOST)).slot();
+        let due_ms = NOW.tick_ms + 2 * shard.config.limits.handshake_ms;
+        shard.begin_turn(Now { tick_ms: due_ms, ..NOW });
+        shard.handle_timers(8, |_| true);
+        assert!(matches!(shard.connections[slot].phase, Phase::Http));
+        shard.begin_turn(Now { tick_ms: due_ms + 250, ..NOW });
+        shard.handle_timers(8, |_| false);
+        assert!(!matches!(shard.connections[slot].phase, Phase::Http));
     }
 }
