@@ -458,10 +458,12 @@ impl Shard {
         self.http_flush(slot);
     }
 
-    /// Ends a connection that has not begun a request in its time, unless what it sent is still to be read: where the thread
-    /// stood still, it is not to blame.
+    /// Ends a connection that has not begun a request in its time, unless what it sent is about to be read: where the thread
+    /// stood still, it is not to blame. Where it is not read because the peer does not read its answers, it is.
     fn dismiss_idle(&mut self, slot: u32, is_unread: bool) {
-        if is_unread { self.wheel.set(slot, self.now.tick_ms + TICK_MS) } else { self.kill(slot) }
+        let conn = &self.connections[slot];
+        let is_about_to_be_read = is_unread && !conn.has(Flag::Paused) && !conn.has_unsent();
+        if is_about_to_be_read { self.wheel.set(slot, self.now.tick_ms + TICK_MS) } else { self.kill(slot) }
     }
 
     /// Ends an HTTP connection while the server stops, once what it asked is answered.

@@ -135,18 +135,33 @@ mod tests {
 
     const NOW: Now = Now { tick_ms: 1_000, wall_ms: 1_700_000_000_000 };
 
-    #[test]
-    fn who_has_sent_what_was_not_read_is_not_dismissed_as_idle() {
+    /// A connection that has said nothing, at the end of its time.
+    fn overdue() -> (Shard, u32) {
         let config = Arc::new(Config::for_tests("a secret of at least thirty-two bytes", ""));
         let (id, key, gauges) = (ShardId(0), HashKey::new([7; 16]), Arc::new(Gauges::default()));
         let mut shard = Shard::new(ShardSetup { config, id, shards: 1, key, seed: [9; 32], gauges, store: None }, NOW);
         let slot = shard.handle_accept(IpAddr::V4(Ipv4Addr::LOCALHOST)).slot();
         let due_ms = NOW.tick_ms + 2 * shard.config.limits.handshake_ms;
         shard.begin_turn(Now { tick_ms: due_ms, ..NOW });
+        (shard, slot)
+    }
+
+    #[test]
+    fn who_has_sent_what_was_not_read_is_not_dismissed_as_idle() {
+        let (mut shard, slot) = overdue();
         shard.handle_timers(8, |_| true);
         assert!(matches!(shard.connections[slot].phase, Phase::Http));
-        shard.begin_turn(Now { tick_ms: due_ms + 250, ..NOW });
+        let now = Now { tick_ms: shard.now.tick_ms + TICK_MS, ..NOW };
+        shard.begin_turn(now);
         shard.handle_timers(8, |_| false);
+        assert!(!matches!(shard.connections[slot].phase, Phase::Http));
+    }
+
+    #[test]
+    fn who_is_not_read_from_for_not_reading_is_dismissed() {
+        let (mut shard, slot) = overdue();
+        shard.connections[slot].mark(Flag::Paused);
+        shard.handle_timers(8, |_| true);
         assert!(!matches!(shard.connections[slot].phase, Phase::Http));
     }
 }
