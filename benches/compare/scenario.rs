@@ -239,7 +239,7 @@ static SCENARIOS: [Scenario; 20] = [
         )
     },
     Scenario {
-        rounds_max: 3,
+        rounds_max: 5,
         ..scenario(
             "idle",
             "19,000 joined connections that do nothing but answer pings, one each in 30 s",

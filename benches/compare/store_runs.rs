@@ -61,7 +61,7 @@ impl Runner<'_> {
         let _ = fs::remove_dir_all(self.store_folder(stem));
     }
 
-    /// Posts as fast as it takes them, and the bare loop; then half as fast, and the bare loop row by row.
+    /// Posts as fast as it takes them, and the bare loop; then half as fast, and the bare loop row by row, and behind posts.
     fn durable(&mut self, server: Server, stem: &str) -> Result<Vec<(&'static str, f64)>, String> {
         let (first, floor, half) = (format!("{stem}-all"), format!("{stem}-rows"), format!("{stem}-half"));
         let mut running = self.start_durable(server, &first)?;
@@ -73,9 +73,11 @@ impl Runner<'_> {
         let single = self.rows_alone(&format!("{stem}-commit"))?;
         let mut running = self.start_durable(server, &half)?;
         let rate = (per_s / 2.0).round().to_string();
-        let calm = self.free_load(&mut running, &POSTS, &["--rate", &rate, "--drowsy"], "load")?;
+        let calm_args = ["--rate", rate.as_str(), "--drowsy"];
+        let calm = self.free_load(&mut running, &POSTS, &calm_args, "load")?;
         drop(running);
         self.remove_store(&half);
+        let bare = self.rows_behind_posts(&format!("{stem}-bare"), &calm_args)?;
         let (post_us, row_us) = (1e6 / per_s, 1e6 / number(&rows, "/rows_per_s")?);
         let (p99, commit) = (number(&calm, "/answer_us/p99")?, number(&single, "/commit_us/p50")?);
         let batch = number(&rows, "/commit_us/p50")?;
@@ -92,6 +94,8 @@ impl Runner<'_> {
             ("p99/commit", p99 / commit),
             ("commit-256", batch),
             ("p99/commit-256", p99 / batch),
+            ("bare-p99", bare),
+            ("p99/bare-p99", p99 / bare),
             ("load-cpu", cpu_per_s(&beside)? / cpu_per_s(&all)?),
         ])
     }
@@ -198,17 +202,32 @@ impl Runner<'_> {
 
     /// What the bare loop commits while it answers so many posts a second, and what the load made of that.
     fn rows_beside_load(&mut self, stem: &str, per_s: f64) -> Result<(Value, Value), String> {
-        let port = self.free_port()?;
-        let seconds = self.seconds().to_string();
-        let args = ["--port", &port.to_string(), "--answers", &per_s.to_string(), "--seconds", &seconds];
-        let rows = self.start_rows(stem, &args)?;
-        let mut running = Running::besides(rows, port, self.programs.logs.clone(), stem);
-        running.wait_until_listening()?;
+        let mut running = self.start_answering(stem, &["--answers", &per_s.to_string()])?;
         let outcome = self.free_load(&mut running, &POSTS, &[], "load")?;
         let rows = running.printed("rows")?;
         drop(running);
         self.remove_store(stem);
         Ok((rows, outcome))
+    }
+
+    /// The 99th percentile of a post that the bare loop answers behind the commit of its row.
+    fn rows_behind_posts(&mut self, stem: &str, args: &[&str]) -> Result<f64, String> {
+        let mut running = self.start_answering(stem, &[])?;
+        let outcome = self.free_load(&mut running, &POSTS, args, "load")?;
+        drop(running);
+        self.remove_store(stem);
+        number(&outcome, "/answer_us/p99")
+    }
+
+    /// The bare loop, which answers posts.
+    fn start_answering(&mut self, stem: &str, args: &[&str]) -> Result<Running, String> {
+        let port = self.free_port()?;
+        let (named, seconds) = (port.to_string(), self.seconds().to_string());
+        let rows =
+            self.start_rows(stem, &[&["--port", named.as_str(), "--seconds", seconds.as_str()], args].concat())?;
+        let mut running = Running::besides(rows, port, self.programs.logs.clone(), stem);
+        running.wait_until_listening()?;
+        Ok(running)
     }
 
     /// Commits of one row, with nothing beside.

@@ -12,8 +12,8 @@ pub(crate) static STORE_SCENARIOS: [Scenario; 7] = [
             "durable",
             "POST of 100 bytes to a store on disk, 64 connections pipelining 4, nothing pinned (post-us: time per POST); a \
              bare loop that commits the same rows in batches of 256 while the load generator posts as often to it \
-             (row-us: time per row; commit-256: a commit); half as many posts a second, and commits of one row by the \
-             bare loop alone",
+             (row-us: time per row; commit-256: a commit); half as many posts a second, the same to the bare loop when it \
+             commits and answers those alone (bare-p99), and commits of one row by the bare loop with nothing beside",
             OURS,
             Kind::Store(StoreKind::Durable),
             &[
@@ -26,6 +26,8 @@ pub(crate) static STORE_SCENARIOS: [Scenario; 7] = [
                 figure("p99/commit", "x", ""),
                 figure("commit-256", "us", ""),
                 figure("p99/commit-256", "x", ""),
+                figure("bare-p99", "us", ""),
+                figure("p99/bare-p99", "x", ""),
                 figure("load-cpu", "x", ""),
             ],
         )

@@ -1,7 +1,7 @@
-//! The connections, by descriptor, 24 bytes each. What a socket did not take yet, or brought only in part, is kept apart:
+//! The connections, by descriptor, 32 bytes each. What a socket did not take yet, or brought only in part, is kept apart:
 //! that is rare.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::sys;
 use crate::text::UserJson;
@@ -13,10 +13,15 @@ pub const NO_ROOM: u32 = u32::MAX - 1;
 /// `Conn::slot` of a connection whose join takes effect at the end of the turn.
 pub const JOINING: u32 = u32::MAX;
 
+/// Ticks from opening a connection to its ping, and from one ping to the next.
+const PING_TICKS: u32 = 120;
+
 /// All connections.
 #[derive(Default)]
 pub struct Conns {
     list: Vec<Conn>,
+    /// Whose ping is due when, in ticks. Who was closed since is in it still.
+    pings: VecDeque<(u32, i32)>,
     unsent: HashMap<i32, Vec<u8>>,
     unread: HashMap<i32, Vec<u8>>,
 }
@@ -29,11 +34,13 @@ pub struct Conn {
     pub room: u32,
     /// Its place among the room's members.
     pub slot: u32,
+    /// The tick of its next ping.
+    ping: u32,
 }
 
 impl Default for Conn {
     fn default() -> Self {
-        Self { user: UserJson::default(), room: HTTP, slot: JOINING }
+        Self { user: UserJson::default(), room: HTTP, slot: JOINING, ping: 0 }
     }
 }
 
@@ -43,20 +50,28 @@ impl Conns {
         &mut self.list[fd as usize]
     }
 
-    /// A new connection.
-    pub fn open(&mut self, fd: i32) {
+    /// A new connection, opened in this tick.
+    pub fn open(&mut self, fd: i32, tick: u32) {
         let index = fd as usize;
         if self.list.len() <= index {
             self.list.resize_with(index + 1, Conn::default);
         }
-        self.list[index] = Conn::default();
+        self.list[index] = Conn { ping: tick + PING_TICKS, ..Conn::default() };
+        self.pings.push_back((tick + PING_TICKS, fd));
     }
 
-    /// Pings every `step`th connection from the `first` on.
-    pub fn ping(&mut self, first: usize, step: usize) {
-        for fd in (first..self.list.len()).step_by(step) {
-            if self.list[fd].room != HTTP {
-                self.send(fd as i32, &[0x89, 0]);
+    /// Pings those whose turn it is in this tick, or was before it.
+    pub fn ping(&mut self, tick: u32) {
+        while let Some(&(due, fd)) = self.pings.front().filter(|(due, _)| *due <= tick) {
+            self.pings.pop_front();
+            let conn = &mut self.list[fd as usize];
+            if conn.ping != due {
+                continue;
+            }
+            conn.ping = tick + PING_TICKS;
+            self.pings.push_back((conn.ping, fd));
+            if conn.room != HTTP {
+                self.send(fd, &[0x89, 0]);
             }
         }
     }

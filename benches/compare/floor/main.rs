@@ -8,7 +8,7 @@
 //! come first: while it is, its sockets are warm, and its publishers may say more; without a bound one
 //! room would keep all others waiting.
 //!
-//! It pings its connections as this server does: one each in 30 s, those of a quarter of a second together.
+//! It pings its connections as this server does: each 30 s after it was opened, those of a quarter of a second together.
 //!
 //! It believes everything: tokens are not verified, API keys not looked at, JSON is not parsed but
 //! searched for the fields it needs as `"name":` without blanks, a connection is in one room at a
@@ -26,7 +26,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use conns::{Conns, HTTP, JOINING, NO_ROOM};
 use room::Room;
@@ -39,8 +39,6 @@ const SLICE: usize = 32;
 const ROUND: usize = 512;
 /// Between two rounds of pings, in ms.
 const TICK_MS: u16 = 250;
-/// Rounds in which each connection is pinged once.
-const TICKS: usize = 120;
 
 fn main() -> io::Result<()> {
     let port = std::env::var("PORT").map_err(|_| io::Error::other("PORT is not set"))?;
@@ -81,8 +79,7 @@ struct Floor {
     /// Those who said something in this turn, if it matters.
     speakers: Vec<i32>,
     now_ms: u128,
-    /// The tick whose pings were sent last.
-    tick: u128,
+    started: Instant,
     inbox: Vec<u8>,
     text: Vec<u8>,
     reply: Vec<u8>,
@@ -104,7 +101,7 @@ impl Floor {
             echo_first,
             speakers: Vec::new(),
             now_ms: 0,
-            tick: 0,
+            started: Instant::now(),
             inbox: vec![0; READ_BYTES],
             text: Vec::new(),
             reply: Vec::new(),
@@ -134,23 +131,19 @@ impl Floor {
             }
             self.close_turn();
             self.serve();
-            self.ping();
+            self.conns.ping(self.tick());
         }
     }
 
-    /// Pings those whose turn it is, once in a tick.
-    fn ping(&mut self) {
-        let tick = self.now_ms / u128::from(TICK_MS);
-        let first = (self.tick + 1).max((tick + 1).saturating_sub(TICKS as u128));
-        for tick in first..=tick {
-            self.conns.ping(tick as usize % TICKS, TICKS);
-        }
-        self.tick = tick;
+    /// Ticks since the start.
+    fn tick(&self) -> u32 {
+        (self.started.elapsed().as_millis() / u128::from(TICK_MS)) as u32
     }
 
     fn accept(&mut self) {
+        let tick = self.tick();
         while let Some(fd) = sys::accept(self.listener) {
-            self.conns.open(fd);
+            self.conns.open(fd, tick);
             if sys::epoll_add(self.epoll, fd, sys::CONNECTION).is_err() {
                 sys::close(fd);
             }

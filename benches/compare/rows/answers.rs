@@ -1,9 +1,10 @@
-//! Answers posts, in bursts behind commits, at a pace: what the load generator needs to work. Nothing of a post is looked
-//! at but its length and its id.
+//! Answers posts behind commits, at a pace or those whose rows were committed: what the load generator needs to work.
+//! Nothing of a post is looked at but its length and its id.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
@@ -21,7 +22,10 @@ const BEHIND_MAX: u64 = 256;
 /// The way to the thread that answers.
 pub struct Answers {
     waker: Arc<Waker>,
-    first: Receiver<()>,
+    /// How many posts have come since it was told last.
+    posts: Receiver<u64>,
+    /// Rows committed so far.
+    committed: Arc<AtomicU64>,
 }
 
 struct Answering {
@@ -30,10 +34,12 @@ struct Answering {
     connections: Vec<Connection>,
     /// Posts not answered yet: the connection and the id.
     posts: VecDeque<(usize, Vec<u8>)>,
-    per_s: f64,
+    /// The pace; without one, as many are answered as were committed.
+    per_s: Option<f64>,
+    committed: Arc<AtomicU64>,
     began: Option<Instant>,
     answered: u64,
-    first: Sender<()>,
+    told: Sender<u64>,
 }
 
 struct Connection {
@@ -43,49 +49,65 @@ struct Connection {
 }
 
 impl Answers {
-    /// Listens, and answers at most so many posts a second from the first on.
-    pub fn start(port: u16, per_s: f64) -> io::Result<Self> {
+    /// Listens, and answers at most so many posts a second from the first on, or those that were committed.
+    pub fn start(port: u16, per_s: Option<f64>) -> io::Result<Self> {
         let mut poll = Poll::new()?;
         let mut listener = TcpListener::bind(([127, 0, 0, 1], port).into())?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), COMMITTED)?);
         let registry = poll.registry().try_clone()?;
-        let (sender, first) = channel();
-        let (connections, posts) = (Vec::new(), VecDeque::new());
-        let mut answering =
-            Answering { listener, registry, connections, posts, per_s, began: None, answered: 0, first: sender };
+        let (told, posts) = channel();
+        let committed = Arc::new(AtomicU64::new(0));
+        let mut answering = Answering {
+            listener,
+            registry,
+            connections: Vec::new(),
+            posts: VecDeque::new(),
+            per_s,
+            committed: committed.clone(),
+            began: None,
+            answered: 0,
+            told,
+        };
         thread::spawn(move || {
             let mut events = Events::with_capacity(1024);
             while poll.poll(&mut events, None).is_ok() || answering.began.is_none() {
                 answering.turn(&events);
             }
         });
-        Ok(Self { waker, first })
+        Ok(Self { waker, posts, committed })
     }
 
-    /// Waits for a post.
-    pub fn wait_for_first(&self) {
-        let _ = self.first.recv();
+    /// Waits for posts, and says how many have come since.
+    pub fn wait(&self) -> u64 {
+        // The thread that tells lasts as long as the process.
+        self.posts.recv().unwrap_or(0) + self.posts.try_iter().sum::<u64>()
     }
 
-    /// A batch has been committed.
-    pub fn committed(&self) -> io::Result<()> {
+    /// So many more rows have been committed.
+    pub fn committed(&self, rows: u32) -> io::Result<()> {
+        self.committed.fetch_add(u64::from(rows), Ordering::Release);
         self.waker.wake()
     }
 }
 
 impl Answering {
     fn turn(&mut self, events: &Events) {
+        let mut taken = 0;
         for event in events {
             match event.token() {
                 LISTENER => self.accept(),
                 COMMITTED => self.answer(),
                 Token(index) => {
                     if self.connections.get_mut(index).is_some_and(|connection| connection.read().is_ok()) {
-                        self.take(index);
+                        taken += self.take(index);
                     }
                 }
             }
+        }
+        if taken > 0 && (self.began.is_none() || self.per_s.is_none()) {
+            self.began.get_or_insert_with(Instant::now);
+            let _ = self.told.send(taken);
         }
     }
 
@@ -99,25 +121,25 @@ impl Answering {
         }
     }
 
-    /// Takes the whole posts that a connection has sent.
-    fn take(&mut self, index: usize) {
+    /// Takes the whole posts that a connection has sent, and says how many.
+    fn take(&mut self, index: usize) -> u64 {
         let unread = &mut self.connections[index].unread;
-        let mut taken = 0;
+        let (mut taken, before) = (0, self.posts.len());
         while let Some((id, length)) = post(&unread[taken..]) {
             self.posts.push_back((index, id));
             taken += length;
         }
         unread.drain(..taken);
-        if taken > 0 && self.began.is_none() {
-            self.began = Some(Instant::now());
-            let _ = self.first.send(());
-        }
+        (self.posts.len() - before) as u64
     }
 
     /// Answers as many as are due, with one write for each connection.
     fn answer(&mut self) {
         let Some(began) = self.began else { return };
-        let due = (began.elapsed().as_secs_f64() * self.per_s) as u64;
+        let due = match self.per_s {
+            Some(per_s) => (began.elapsed().as_secs_f64() * per_s) as u64,
+            None => self.committed.load(Ordering::Acquire),
+        };
         let count = due.saturating_sub(self.answered).min(self.posts.len() as u64);
         // What nobody has asked for is made up for only so far.
         self.answered = (self.answered + count).max(due.saturating_sub(BEHIND_MAX));

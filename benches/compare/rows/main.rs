@@ -3,8 +3,9 @@
 //! up, parsed, decided or sent, and nobody waits for it.
 //!
 //! A second thread writes the log back, as the server's does. Named a port, a third answers posts from there, as many a
-//! second as it is told, so that the load generator takes the CPU from the loop that it takes from the server. The
-//! measured time begins with the first post then.
+//! second as it is told, so that the load generator takes the CPU from the loop that it takes from the server. Told no such
+//! number, the loop commits a row for each post that has come, as many at once as there are, and they are answered then:
+//! the least that a durable server does. The measured time begins with the first post.
 //!
 //! It prints one JSON object when the measured time is over, and goes on until it is ended. It must never be run for
 //! anything but the comparison.
@@ -39,7 +40,7 @@ struct Args {
     /// Measured time
     #[arg(long)]
     seconds: f64,
-    /// Rows in a transaction
+    /// Rows in a transaction, or the most of them
     #[arg(long, default_value_t = 256)]
     batch: u32,
     /// Rooms that the rows are of, in turn
@@ -49,10 +50,10 @@ struct Args {
     #[arg(long, default_value_t = 64)]
     posters: u32,
     /// Answers posts here
-    #[arg(long, requires = "answers")]
-    port: Option<u16>,
-    /// Posts answered per second, at most
     #[arg(long)]
+    port: Option<u16>,
+    /// Posts answered per second, at most; without it, those whose rows are committed
+    #[arg(long, requires = "port")]
     answers: Option<f64>,
 }
 
@@ -67,38 +68,42 @@ fn main() -> io::Result<()> {
             let _ = log.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         }
     });
-    let answers = match (args.port, args.answers) {
-        (Some(port), Some(per_s)) => Some(Answers::start(port, per_s)?),
-        _ => None,
-    };
-    if let Some(answers) = &answers {
-        answers.wait_for_first();
-    }
+    let answers = args.port.map(|port| Answers::start(port, args.answers)).transpose()?;
+    // Posts without a row of their own.
+    let mut waiting = answers.as_ref().map_or(0, Answers::wait);
     let connection = database.writer().map_err(io::Error::other)?;
     let mut table = Table::new(&connection, args.rooms, args.posters).map_err(io::Error::other)?;
     let mut commit = || {
-        table.commit(args.batch).map_err(io::Error::other)?;
-        if let Some(answers) = &answers {
-            answers.committed()?;
+        let mut rows = args.batch;
+        if let (Some(answers), None) = (&answers, args.answers) {
+            if waiting == 0 {
+                waiting = answers.wait();
+            }
+            rows = waiting.min(u64::from(args.batch)) as u32;
+            waiting -= u64::from(rows);
         }
-        io::Result::Ok(())
+        table.commit(rows).map_err(io::Error::other)?;
+        if let Some(answers) = &answers {
+            answers.committed(rows)?;
+        }
+        io::Result::Ok(rows)
     };
     let warm = Instant::now();
     while warm.elapsed() < WARM_UP {
         commit()?;
     }
-    let (begin, begin_ns, mut times_us) = (Instant::now(), cpu_ns(), Vec::new());
+    let (begin, begin_ns, mut times_us, mut rows) = (Instant::now(), cpu_ns(), Vec::new(), 0.0);
     while begin.elapsed().as_secs_f64() < args.seconds {
         let started = Instant::now();
-        commit()?;
+        rows += f64::from(commit()?);
         times_us.push(started.elapsed().as_secs_f64() * 1e6);
     }
     let (seconds, count) = (begin.elapsed().as_secs_f64(), times_us.len());
     times_us.sort_by(f64::total_cmp);
     let at = |share: f64| times_us.get((count as f64 * share) as usize).copied().unwrap_or(f64::NAN);
     let outcome = serde_json::json!({
-        "rows_per_s": count as f64 * f64::from(args.batch) / seconds,
-        "cpu_us_per_row": (cpu_ns() - begin_ns) as f64 / 1e3 / (count as f64 * f64::from(args.batch)),
+        "rows_per_s": rows / seconds,
+        "cpu_us_per_row": (cpu_ns() - begin_ns) as f64 / 1e3 / rows,
         "commit_us": { "p50": at(0.5), "p99": at(0.99), "max": times_us.last() },
         "stopped": null,
         "ok": true,
