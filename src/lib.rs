@@ -218,9 +218,9 @@
 //! large room, the fewer its writes. Among themselves large rooms take turns of 512 writes. The order of bytes within a
 //! connection is its outbox's and does not depend on the queue.
 //!
-//! Where there are more threads than cores, a loop with writes left gives its core away between two turns
-//! ([`reactor::neighbours`]): to a loop that has input, or now and then, and to the store's writer while that owes it
-//! answers. What it gets back joins the writes that are left.
+//! Where there are more threads than cores, a loop with work left and no posts of its own gives its core away between two
+//! turns ([`reactor::neighbours`]): to a loop that has input or posts, or now and then, and to the store's writer while that
+//! owes it answers. What it gets back joins the writes that are left.
 //!
 //! # TLS
 //!

@@ -12,8 +12,8 @@ Usage: cargo bench --bench compare -- [OPTIONS]
   --servers LIST    of ours,uws,ws,floor (default: all); ratios are of the first to the others.
                     A scenario runs on those of them that it is meant for
   --pairs N         rounds of every scenario (default 9; with --quick 1). Long scenarios take
-                    fewer: R100, storm and F1-tls at most 9; gather, memory, idle, fair, hostile, slow, calls
-                    and feed 3; durable and recovery 5; idle-rooms 1; ws beyond F1 and F16 at most 2
+                    fewer: R100, storm and F1-tls at most 9; idle, durable and recovery 5; gather, memory,
+                    fair, hostile, slow, calls and feed 3; idle-rooms 1; ws beyond F1 and F16 at most 2
   --quick           publish for a second instead of three
   --json FILE       write every run, the medians and the targets as JSON
   --svg FILE        write the medians and the targets as a bar chart
@@ -31,8 +31,9 @@ printed as met or MISSED; a missed target does not fail the run, a wrong deliver
 
 FLOOR_SLICE=N, FLOOR_ROUND=N and FLOOR_ECHO=first in the environment change the order in which
 the floor serves those who are behind: N members between two polls (default 32), N members of a
-room before the next room (default 512), and first of all those who have just said something. System calls are counted by strace, which is installed by apt
-where it is missing and can be; otherwise that scenario is skipped, which with CI=true fails.
+room before the next room (default 512), and first of all those who have just said something.
+System calls are counted by strace, which is installed by apt where it is missing and can be;
+otherwise that scenario is skipped, which with CI=true fails.
 
 All of it takes about 40 minutes.
 ";

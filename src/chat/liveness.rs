@@ -10,7 +10,8 @@ use super::shard::Shard;
 use super::wheel::TICK_MS;
 
 impl Shard {
-    /// Handles at most `budget` timers; `is_unread` says of a slot that the poll has reported input that was not read.
+    /// Handles at most `budget` timers; `is_unread` says of a slot that the poll has reported input that was not
+    /// read, and that is next to be unless its connection is paused.
     pub fn handle_timers(&mut self, budget: usize, is_unread: impl Fn(u32) -> bool) {
         let mut fired = Vec::new();
         self.wheel.expire(self.now.tick_ms, &mut fired);

@@ -29,7 +29,7 @@ const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 const EVENTS_MAX: usize = 1024;
 const BACKLOG: i32 = 4096;
-/// How often a loop gives the core away in one poll, where there are more of them than cores.
+/// How often a loop gives the core away in one poll, at most.
 const YIELDS_MAX: usize = 4;
 
 /// Sockets, poll and mailbox of one thread.
@@ -96,17 +96,29 @@ impl MioIo {
     }
 
     /// Gives the core to the other threads when they want it, and while one of the loops has posts that it has not begun to
-    /// take. What it makes of them may be for this one, and joins what is about to be sent.
+    /// take. What it makes of them may be for this one, and joins what is about to be sent. Posts for this one come first:
+    /// whoever wants the core is asked behind them.
     fn share_core(&mut self) {
+        if self.has_posts() {
+            return;
+        }
         let mut want_core = self.neighbours.want_core();
         for _ in 0..YIELDS_MAX {
-            let is_owing = want_core || self.neighbours.are_crowded() && self.mailers.iter().any(Mailer::is_waiting);
-            if !is_owing || self.mailers[usize::from(self.id.0)].is_waiting() {
+            let is_wanted = want_core || self.neighbours.are_crowded() && self.mailers.iter().any(Mailer::is_waiting);
+            if !is_wanted {
                 return;
             }
             std::thread::yield_now();
+            if self.has_posts() {
+                return;
+            }
             want_core = false;
         }
+    }
+
+    /// Whether there are posts for this loop that it has not begun to take.
+    fn has_posts(&self) -> bool {
+        self.mailers[usize::from(self.id.0)].is_waiting()
     }
 }
 

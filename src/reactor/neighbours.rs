@@ -1,9 +1,13 @@
 //! The other threads of the server, where there are more of them than cores.
 //!
-//! Owns when a loop that has still to send gives the core away: while the store has something of it to commit; when
-//! another loop has input that it has not seen; and now and then in any case, so that nobody's members wait for a whole
-//! round of somebody else's. What comes of it often joins what is about to be sent. Each switch makes the sends behind it
-//! dearer, so it is not done for nothing. The polls of the other loops stand in a poll of its own: one call tells of all.
+//! Owns when they want the core of a loop that has work left: while the store has something of it to commit; when another
+//! loop has input that it has not seen; and now and then whatever they have, so that nobody's members wait for a whole round
+//! of somebody else's. What comes of it often joins what is about to be sent. Each switch makes the sends behind it dearer,
+//! so it is not done for nothing.
+//!
+//! The polls of the other loops stand in a poll of each loop's own: one call tells of all. The kernel passes each event on
+//! to every poll that it stands in, and locks across all of them when a socket is added to one, so beyond
+//! [`WATCHED_MAX`] loops nobody is watched, and *now and then* has to do.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -12,10 +16,10 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-/// The core is given to the other loops in each poll of this number, whatever they have.
+/// The other loops want the core once in so many polls, whatever they have.
 const POLLS: u32 = 4;
-/// One would do to know that there is any.
-const EVENTS_MAX: usize = 64;
+/// Loops whose polls are watched, at most.
+const WATCHED_MAX: usize = 16;
 
 /// What a loop knows of the other threads.
 pub struct Neighbours {
@@ -29,9 +33,14 @@ pub struct Neighbours {
 
 /// The polls of the other loops.
 struct Loops {
+    /// `None` if there are too many.
+    watch: Option<Watch>,
+    polls: u32,
+}
+
+struct Watch {
     poll: Poll,
     events: Events,
-    polls: u32,
 }
 
 impl Neighbours {
@@ -42,7 +51,9 @@ impl Neighbours {
     /// When the system has no descriptors left.
     pub fn new(polls: impl ExactSizeIterator<Item = RawFd>, has_store: bool, cores: usize) -> io::Result<Self> {
         let count = polls.len() + 1;
-        let loops = (count > cores).then(|| Loops::new(polls)).transpose()?;
+        let is_crowded = count > cores;
+        let watch = (is_crowded && polls.len() <= WATCHED_MAX).then(|| Watch::new(polls)).transpose()?;
+        let loops = is_crowded.then_some(Loops { watch, polls: 0 });
         Ok(Self { loops, is_store_near: has_store && count + 1 > cores, owed: 0 })
     }
 
@@ -53,6 +64,7 @@ impl Neighbours {
 
     /// The store has answered so many.
     pub fn note_answered(&mut self, writes: usize) {
+        debug_assert!(writes <= self.owed, "{writes} writes were answered of {}", self.owed);
         self.owed = self.owed.saturating_sub(writes);
     }
 
@@ -61,7 +73,7 @@ impl Neighbours {
         self.loops.is_some()
     }
 
-    /// Whether one of them should have the core now. To be asked once in each poll.
+    /// Whether one of them should have the core now. To be asked once in each poll that does not wait.
     pub fn want_core(&mut self) -> bool {
         let is_owed = self.is_store_near && self.owed > 0;
         self.loops.as_mut().is_some_and(Loops::want_core) || is_owed
@@ -69,17 +81,20 @@ impl Neighbours {
 }
 
 impl Loops {
+    fn want_core(&mut self) -> bool {
+        self.polls = (self.polls + 1) % POLLS;
+        self.polls == 0 || self.watch.as_mut().is_some_and(Watch::have_input)
+    }
+}
+
+impl Watch {
     fn new(polls: impl Iterator<Item = RawFd>) -> io::Result<Self> {
         let poll = Poll::new()?;
         for (number, fd) in polls.enumerate() {
             poll.registry().register(&mut SourceFd(&fd), Token(number), Interest::READABLE)?;
         }
-        Ok(Self { poll, events: Events::with_capacity(EVENTS_MAX), polls: 0 })
-    }
-
-    fn want_core(&mut self) -> bool {
-        self.polls = (self.polls + 1) % POLLS;
-        self.polls == 0 || self.have_input()
+        // Room for all, or what is left would be told of by the next call.
+        Ok(Self { poll, events: Events::with_capacity(WATCHED_MAX) })
     }
 
     /// Whether input has come for one of them since this was asked last, and is still there.
@@ -106,7 +121,7 @@ mod tests {
     #[test]
     fn input_is_told_of_once_and_not_when_it_has_been_seen() {
         let ((first, waker), (mut second, other)) = (neighbour(), neighbour());
-        let mut loops = Loops::new([first.as_raw_fd(), second.as_raw_fd()].into_iter()).unwrap();
+        let mut loops = Watch::new([first.as_raw_fd(), second.as_raw_fd()].into_iter()).unwrap();
         assert!(!loops.have_input());
         waker.wake().unwrap();
         assert!(loops.have_input());
@@ -126,7 +141,19 @@ mod tests {
         let wanted: Vec<_> = (0..POLLS * 2).map(|_| neighbours.want_core()).collect();
         assert_eq!(wanted, [false, false, false, true, false, false, false, true]);
         drop(poll);
-        assert!(!neighbours.loops.unwrap().have_input(), "a loop that has ended wants nothing");
+        assert!(!neighbours.loops.unwrap().watch.unwrap().have_input(), "a loop that has ended wants nothing");
+    }
+
+    #[test]
+    fn of_too_many_loops_nobody_is_watched() {
+        let (polls, waker): (Vec<_>, Vec<_>) = (0..=WATCHED_MAX).map(|_| neighbour()).unzip();
+        let fds: Vec<_> = polls.iter().map(Poll::as_raw_fd).collect();
+        let mut neighbours = Neighbours::new(fds[1..].iter().copied(), false, 1).unwrap();
+        waker[1].wake().unwrap();
+        assert!(neighbours.want_core());
+        let mut neighbours = Neighbours::new(fds.into_iter(), false, 1).unwrap();
+        let wanted: Vec<_> = (0..POLLS).map(|_| neighbours.want_core()).collect();
+        assert_eq!(wanted, [false, false, false, true]);
     }
 
     #[test]

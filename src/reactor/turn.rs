@@ -159,9 +159,10 @@ impl<I: Io> Reactor<I> {
         self.take_posts();
         self.accept();
         self.read();
-        let (latches, shard) = (&self.latches, &mut self.shard);
+        let (latches, io, shard) = (&self.latches, &self.io, &mut self.shard);
         shard.handle_timers(self.budgets.timers_max, |slot| {
-            latches.get(slot as usize).is_some_and(|latch| latch & READABLE != 0)
+            // Handshakes wait in line, and have their time for that too.
+            latches.get(slot as usize).is_some_and(|latch| latch & READABLE != 0) && !io.is_opening(slot)
         });
         shard.handle_local(self.budgets.local_max);
         shard.freeze();

@@ -158,8 +158,9 @@ impl StoreThreads {
         let log = LogConnection::open(database)?;
         let stopped = self.stopped.clone();
         self.spawn("store-log", move || {
-            // It copies megabytes at a time, which would keep commits and loops waiting for the core. Not being let do it
-            // costs only that.
+            // It copies megabytes at a time, which would keep commits and loops waiting for the core. What it does with the
+            // writer locked out, behind an erasure with nobody writing, is a few milliseconds' work, which may take ten times
+            // as long so. Not being let do it costs only that; but on Linux it would be for the whole process.
             let _ = rustix::process::nice(LOG_NICENESS);
             checkpointer::run(log, &heard, &stopped, checkpointer::QUIET, &health);
         })

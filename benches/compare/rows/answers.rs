@@ -71,17 +71,21 @@ impl Answers {
         };
         thread::spawn(move || {
             let mut events = Events::with_capacity(1024);
-            while poll.poll(&mut events, None).is_ok() || answering.began.is_none() {
-                answering.turn(&events);
+            loop {
+                match poll.poll(&mut events, None) {
+                    Ok(()) => answering.turn(&events),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => return,
+                }
             }
         });
         Ok(Self { waker, posts, committed })
     }
 
     /// Waits for posts, and says how many have come since.
-    pub fn wait(&self) -> u64 {
-        // The thread that tells lasts as long as the process.
-        self.posts.recv().unwrap_or(0) + self.posts.try_iter().sum::<u64>()
+    pub fn wait(&self) -> io::Result<u64> {
+        let first = self.posts.recv().map_err(|_| io::Error::other("nobody answers posts any more"))?;
+        Ok(first + self.posts.try_iter().sum::<u64>())
     }
 
     /// So many more rows have been committed.

@@ -1,11 +1,11 @@
 //! `rows`: the least that keeping messages takes, as the lower bound of the durable scenarios. A bare loop that commits
 //! the rows of posted messages in the store's own schema, a batch in a transaction, as fast as it can; nothing is looked
-//! up, parsed, decided or sent, and nobody waits for it.
+//! up or decided.
 //!
 //! A second thread writes the log back, as the server's does. Named a port, a third answers posts from there, as many a
 //! second as it is told, so that the load generator takes the CPU from the loop that it takes from the server. Told no such
 //! number, the loop commits a row for each post that has come, as many at once as there are, and they are answered then:
-//! the least that a durable server does. The measured time begins with the first post.
+//! the least that a durable server does. The measured time begins behind a warm-up, and that with the first post.
 //!
 //! It prints one JSON object when the measured time is over, and goes on until it is ended. It must never be run for
 //! anything but the comparison.
@@ -70,23 +70,26 @@ fn main() -> io::Result<()> {
     });
     let answers = args.port.map(|port| Answers::start(port, args.answers)).transpose()?;
     // Posts without a row of their own.
-    let mut waiting = answers.as_ref().map_or(0, Answers::wait);
+    let mut waiting = answers.as_ref().map_or(Ok(0), Answers::wait)?;
     let connection = database.writer().map_err(io::Error::other)?;
     let mut table = Table::new(&connection, args.rooms, args.posters).map_err(io::Error::other)?;
+    // The rows that were committed, and how long it took.
     let mut commit = || {
         let mut rows = args.batch;
         if let (Some(answers), None) = (&answers, args.answers) {
             if waiting == 0 {
-                waiting = answers.wait();
+                waiting = answers.wait()?;
             }
             rows = waiting.min(u64::from(args.batch)) as u32;
             waiting -= u64::from(rows);
         }
+        let started = Instant::now();
         table.commit(rows).map_err(io::Error::other)?;
+        let took = started.elapsed();
         if let Some(answers) = &answers {
             answers.committed(rows)?;
         }
-        io::Result::Ok(rows)
+        io::Result::Ok((rows, took))
     };
     let warm = Instant::now();
     while warm.elapsed() < WARM_UP {
@@ -94,9 +97,9 @@ fn main() -> io::Result<()> {
     }
     let (begin, begin_ns, mut times_us, mut rows) = (Instant::now(), cpu_ns(), Vec::new(), 0.0);
     while begin.elapsed().as_secs_f64() < args.seconds {
-        let started = Instant::now();
-        rows += f64::from(commit()?);
-        times_us.push(started.elapsed().as_secs_f64() * 1e6);
+        let (committed, took) = commit()?;
+        rows += f64::from(committed);
+        times_us.push(took.as_secs_f64() * 1e6);
     }
     let (seconds, count) = (begin.elapsed().as_secs_f64(), times_us.len());
     times_us.sort_by(f64::total_cmp);
