@@ -35,7 +35,7 @@ room before the next room (default 512), and first of all those who have just sa
 System calls are counted by strace, which is installed by apt where it is missing and can be;
 otherwise that scenario is skipped, which with CI=true fails.
 
-All of it takes about 40 minutes.
+All of it takes about 70 minutes.
 ";
 
 /// A parsed command line.
