@@ -38,6 +38,7 @@ struct Loops {
     polls: u32,
 }
 
+/// A poll in which the others' stand.
 struct Watch {
     poll: Poll,
     events: Events,
@@ -121,17 +122,17 @@ mod tests {
     #[test]
     fn input_is_told_of_once_and_not_when_it_has_been_seen() {
         let ((first, waker), (mut second, other)) = (neighbour(), neighbour());
-        let mut loops = Watch::new([first.as_raw_fd(), second.as_raw_fd()].into_iter()).unwrap();
-        assert!(!loops.have_input());
+        let mut watch = Watch::new([first.as_raw_fd(), second.as_raw_fd()].into_iter()).unwrap();
+        assert!(!watch.have_input());
         waker.wake().unwrap();
-        assert!(loops.have_input());
-        assert!(!loops.have_input(), "it was told of");
+        assert!(watch.have_input());
+        assert!(!watch.have_input(), "it was told of");
         other.wake().unwrap();
         second.poll(&mut Events::with_capacity(1), Some(Duration::ZERO)).unwrap();
-        assert!(!loops.have_input(), "it was seen");
+        assert!(!watch.have_input(), "it was seen");
         waker.wake().unwrap();
         other.wake().unwrap();
-        assert!(loops.have_input());
+        assert!(watch.have_input());
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl StoreThreads {
         self.spawn("store-log", move || {
             // It copies megabytes at a time, which would keep commits and loops waiting for the core. What it does with the
             // writer locked out, behind an erasure with nobody writing, is a few milliseconds' work, which may take ten times
-            // as long so. Not being let do it costs only that; but on Linux it would be for the whole process.
+            // as long so. On Linux it is for this thread alone. Not being let do it costs only that.
             let _ = rustix::process::nice(LOG_NICENESS);
             checkpointer::run(log, &heard, &stopped, checkpointer::QUIET, &health);
         })
