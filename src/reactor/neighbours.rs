@@ -7,7 +7,7 @@
 //!
 //! The polls of the other loops stand in a poll of each loop's own: one call tells of all. The kernel passes each event on
 //! to every poll that it stands in, and locks across all of them when a socket is added to one, so beyond
-//! [`WATCHED_MAX`] loops nobody is watched, and *now and then* has to do.
+//! `WATCHED_MAX` loops nobody is watched, and *now and then* has to do.
 
 use std::io;
 use std::os::fd::RawFd;
