@@ -116,6 +116,7 @@
 //! | [`reactor::io`], [`reactor::mio_io`] | what the turn needs of the world; sockets, listener, poll and clock by mio |
 //! | `allocator` | keeps large blocks apart, gives free memory back to the system |
 //! | [`reactor::mailbox`], [`reactor::neighbours`] | a bounded crossbeam channel and its wake flag; when the core is given to another thread |
+//! | [`reactor::moderation`] | when a loop with nothing but pings rests before it polls |
 //! | [`chat::shard`] | [`Shard`](chat::shard::Shard), the owner of everything below, and its `handle_*` and `poll_*` |
 //! | [`chat::connection`], [`chat::tables`], [`chat::ids`] | the slab of connections; users and rooms with members here, by number; handles and names |
 //! | [`chat::http`], [`chat::routes`], `chat::rest` | an HTTP connection and its ring; which call is what and who may; what the calls do |
@@ -222,6 +223,9 @@
 //! turns ([`reactor::neighbours`]): to a loop that has input or posts, or now and then, and to the store's writer while that
 //! owes it answers. What it gets back joins the writes that are left.
 //!
+//! A loop that for a second has said nothing but pings rests for a millisecond behind a burst of them, and reads the pongs
+//! with one poll ([`reactor::moderation`]).
+//!
 //! # TLS
 //!
 //! Bytes pass [`Io::read`](reactor::io::Io::read) and [`Io::write`](reactor::io::Io::write) and nowhere else, and there
@@ -287,7 +291,8 @@
 //! never touches the wheel. An open connection is pinged once per interval, counted from its opening, and ended if it
 //! has not been heard when the next ping is due, unless input is waiting to be read, we have paused it, or the loop
 //! itself was late: a turn that begins more than a second late suspends the judgement for as long. Rooms have a wheel
-//! of their own for typing, presence differences and their end.
+//! of their own for typing, presence differences and their end. The pings of a tick are one segment, and go out in
+//! bursts of a turn's budget, so that what comes meanwhile waits for one burst at most.
 //!
 //! # Stopping
 //!

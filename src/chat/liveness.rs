@@ -66,7 +66,11 @@ impl Shard {
             } else {
                 conn.unmark(Flag::PingedOdd)
             }
-            self.pool.append_direct(&mut conn.outbox, |out| out.extend_from_slice(&[0x89, 0]));
+            // One for all that are pinged in this tick.
+            let ping = self.pool.hold_once(&self.ping);
+            self.pool.link(&mut conn.outbox, ping);
+            self.pool.release(ping);
+            self.pings += 1;
             self.mark_express(slot);
         }
         self.arm_open(slot);

@@ -116,6 +116,10 @@ pub struct Shard {
     pub(super) connections: Connections,
     pub(super) addresses: Addresses,
     pub(super) pool: OutboxPool,
+    /// The frame of a ping.
+    pub(super) ping: Arc<[u8]>,
+    /// Of this turn.
+    pub(super) pings: usize,
     pub(super) wheel: Wheel,
     pub(super) fired: VecDeque<u32>,
     /// Until then (tick clock) nobody is judged silent, since we were late ourselves.
@@ -165,6 +169,8 @@ impl Shard {
             connections: Connections::new(id),
             addresses: Addresses::default(),
             pool: OutboxPool::default(),
+            ping: Arc::new([0x89, 0]),
+            pings: 0,
             wheel: Wheel::default(),
             fired: VecDeque::new(),
             lenient_until_ms: 0,
@@ -214,6 +220,12 @@ impl Shard {
             }
         }
         self.now = now;
+        self.pings = 0;
+    }
+
+    /// How many connections were pinged in this turn.
+    pub fn pings(&self) -> usize {
+        self.pings
     }
 
     /// Whether another connection can be accepted.

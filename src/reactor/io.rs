@@ -109,6 +109,9 @@ pub trait Io {
     /// Appends what has happened to `events`; waits for at most `timeout`, or for ever.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
 
+    /// Lets time pass without a look at anything.
+    fn rest(&mut self, time: Duration);
+
     /// The time now.
     fn now(&mut self) -> Now;
 

@@ -1,6 +1,6 @@
 //! The world as mio shows it: the only system calls of the event loops.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use crossbeam_channel::Sender;
 use mio::event::Event as MioEvent;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::io::writev;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::io::{Event, Io, Post, Received, Written};
@@ -163,6 +165,10 @@ impl Io for MioIo {
         Ok(())
     }
 
+    fn rest(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
     fn now(&mut self) -> Now {
         clock(self.started)
     }
@@ -197,7 +203,7 @@ impl Io for MioIo {
     fn read(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<Received> {
         let socket = socket(&mut self.sockets, slot)?;
         match &mut self.tls {
-            None => socket.read(buffer).map(|bytes| Received::plain(bytes, buffer.len())),
+            None => Ok(Received::plain(receive(socket, buffer)?, buffer.len())),
             Some(tls) => tls.read(slot, socket, buffer),
         }
     }
@@ -207,7 +213,7 @@ impl Io for MioIo {
     }
 
     fn take(&mut self, slot: u32, buffer: &mut [u8]) -> io::Result<usize> {
-        socket(&mut self.sockets, slot)?.read(buffer)
+        receive(socket(&mut self.sockets, slot)?, buffer)
     }
 
     fn write(&mut self, slot: u32, slices: &[IoSlice<'_>]) -> io::Result<Written> {
@@ -215,11 +221,12 @@ impl Io for MioIo {
         if let Some(tls) = &mut self.tls {
             return tls.write(slot, socket, slices);
         }
-        let written = match slices {
-            [one] => socket.write(one),
-            _ => socket.write_vectored(slices),
+        // Rust has the signal of a broken pipe ignored; the error says it.
+        let bytes = match slices {
+            [one] => send(socket, one, SendFlags::empty())?,
+            _ => writev(socket, slices)?,
         };
-        written.map(|bytes| Written::plain(bytes, slices.iter().map(|slice| slice.len()).sum()))
+        Ok(Written::plain(bytes, slices.iter().map(|slice| slice.len()).sum()))
     }
 
     fn shut(&mut self, slot: u32) {
@@ -312,6 +319,13 @@ pub fn listen(address: SocketAddr, shared: bool, send_buffer_bytes: usize) -> io
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+/// Reads what has come, up to the buffer's length. As what is sent, by the system call itself: the C library's is one
+/// that threads can be cancelled in, and pays for that at each.
+fn receive(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (bytes, _) = recv(socket, buffer, RecvFlags::empty())?;
+    Ok(bytes)
 }
 
 fn socket(sockets: &mut [Option<TcpStream>], slot: u32) -> io::Result<&mut TcpStream> {

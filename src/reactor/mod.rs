@@ -7,6 +7,7 @@ pub mod io;
 pub mod jobs;
 pub mod mailbox;
 pub mod mio_io;
+pub mod moderation;
 pub mod neighbours;
 pub mod tls;
 pub mod turn;

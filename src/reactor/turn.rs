@@ -19,6 +19,7 @@ use crate::wire::http::Status;
 use crate::wire::proxy::{HEADER_BYTES_MAX, parse_proxy_header};
 
 use super::io::{Event, Io, Post, Received, Written};
+use super::moderation::Moderation;
 
 const SLICES_MAX: usize = 64;
 /// How soon a full mailbox is tried again.
@@ -45,7 +46,7 @@ pub struct Budgets {
     pub input_bytes_max: usize,
     /// Reads for handshakes of TLS. One that signs costs up to a millisecond, and most of a handshake are two reads.
     pub handshakes_max: usize,
-    /// Timers of connections.
+    /// Timers of connections, most of which are pings: what comes meanwhile waits for so many writes.
     pub timers_max: usize,
     /// Writes to connections with answers or events of small rooms.
     pub express_max: usize,
@@ -64,7 +65,7 @@ impl Default for Budgets {
             accepts_max: 64,
             input_bytes_max: 1024 * 1024,
             handshakes_max: 8,
-            timers_max: 1024,
+            timers_max: 128,
             express_max: 1024,
             bulk_max: 16,
             read_bytes: 64 * 1024,
@@ -89,6 +90,7 @@ pub struct Reactor<I: Io> {
     buffer: Box<[u8]>,
     /// Where small segments of one connection are put together for one write.
     cork: Vec<u8>,
+    moderation: Moderation,
     acceptable: bool,
     accept_again_ms: u64,
     listening: bool,
@@ -121,6 +123,7 @@ impl<I: Io> Reactor<I> {
             buffer: vec![0; budgets.read_bytes].into(),
             budgets,
             cork: Vec::new(),
+            moderation: Moderation::default(),
             // A connection may have come before the listener was registered.
             acceptable: true,
             accept_again_ms: 0,
@@ -151,6 +154,9 @@ impl<I: Io> Reactor<I> {
         }
         let timeout = self.timeout();
         self.events.clear();
+        if let Some(rest) = self.moderation.take_rest() {
+            self.io.rest(rest);
+        }
         self.io.poll(&mut self.events, timeout)?;
         let now = self.io.now();
         self.now_ms = now.tick_ms;
@@ -170,7 +176,8 @@ impl<I: Io> Reactor<I> {
         shard.handle_local(self.budgets.local_max);
         // The store begins while the others are written to.
         self.submit();
-        self.write();
+        let writes = self.write();
+        self.moderation.note_turn(self.now_ms, self.shard.pings(), writes);
         self.post();
         self.submit();
         self.report_stage();
@@ -240,6 +247,7 @@ impl<I: Io> Reactor<I> {
         self.posts_left = false;
         for _ in 0..self.budgets.posts_max {
             let Some(post) = self.io.receive() else { return };
+            self.moderation.note_work(self.now_ms);
             match post {
                 Post::Batch(batch) => self.shard.handle_batch(batch),
                 Post::Done(done) => self.shard.handle_done(done),
@@ -299,6 +307,7 @@ impl<I: Io> Reactor<I> {
     fn admit(&mut self, socket: I::Socket, address: IpAddr) {
         let conn = self.shard.handle_accept(address);
         let slot = conn.slot() as usize;
+        self.moderation.note_work(self.now_ms);
         if self.latches.len() <= slot {
             self.latches.resize(slot + 1, 0);
         }
@@ -426,9 +435,12 @@ impl<I: Io> Reactor<I> {
     }
 
     /// At most one write per connection and turn; large rooms get a bounded share, so that they never stand in front.
-    fn write(&mut self) {
+    /// Returns how many there were.
+    fn write(&mut self) -> usize {
+        let mut writes = 0;
         let mut budget = SendBudget { express: self.budgets.express_max, bulk: self.budgets.bulk_max };
         while let Some(slot) = self.shard.poll_transmit(&mut budget) {
+            writes += 1;
             let written = match self.shard.gather_whole(slot, &mut self.cork) {
                 Some(bytes) => self.io.write(slot, &[IoSlice::new(bytes)]),
                 None => self.write_gathered(slot),
@@ -445,6 +457,7 @@ impl<I: Io> Reactor<I> {
         while let Some(slot) = self.shard.poll_shut() {
             self.io.shut(slot);
         }
+        writes
     }
 
     /// Writes what lies in several segments.

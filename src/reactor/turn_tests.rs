@@ -1,4 +1,4 @@
-//! The budgets of the turn that need a transport with handshakes, over sockets that only count.
+//! The budgets of the turn that need a transport with handshakes, and its rests, over sockets that only count.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,6 +11,7 @@ use super::tls::Certificates;
 use super::turn::{Budgets, Reactor};
 use crate::chat::Now;
 use crate::chat::drain::Stage;
+use crate::chat::echo;
 use crate::chat::envelope::Batch;
 use crate::chat::ids::{ConnId, HashKey, ShardId};
 use crate::chat::job::Job;
@@ -18,6 +19,8 @@ use crate::chat::shard::{Gauges, Shard, ShardSetup};
 use crate::config::Config;
 
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 /// Most of a handshake are two reads.
 const HANDSHAKE_READS: usize = 2;
 
@@ -25,6 +28,8 @@ const HANDSHAKE_READS: usize = 2;
 #[derive(Default)]
 struct Peer {
     handshake_reads: usize,
+    /// Its request is to become a WebSocket.
+    upgrades: bool,
     requests: usize,
     answers: usize,
 }
@@ -40,6 +45,8 @@ struct Sockets {
     requests_before: usize,
     requests_read: usize,
     now_ms: u64,
+    /// How often it was let rest.
+    rests: usize,
 }
 
 impl Io for Sockets {
@@ -54,6 +61,11 @@ impl Io for Sockets {
         self.handshakes.clear();
         (self.requests_before, self.requests_read) = (0, 0);
         Ok(())
+    }
+
+    fn rest(&mut self, time: Duration) {
+        assert!(time > Duration::ZERO);
+        self.rests += 1;
     }
 
     fn now(&mut self) -> Now {
@@ -89,8 +101,9 @@ impl Io for Sockets {
         } else if peer.requests > 0 {
             peer.requests -= 1;
             self.requests_read += 1;
-            buffer[..REQUEST.len()].copy_from_slice(REQUEST);
-            REQUEST.len()
+            let request = if peer.upgrades { UPGRADE } else { REQUEST };
+            buffer[..request.len()].copy_from_slice(request);
+            request.len()
         } else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
@@ -132,8 +145,12 @@ impl Io for Sockets {
 }
 
 fn reactor(budgets: Budgets) -> Reactor<Sockets> {
+    reactor_of(Config::for_tests("a secret of the tests, long enough", "a key of the tests"), budgets)
+}
+
+fn reactor_of(config: Config, budgets: Budgets) -> Reactor<Sockets> {
     let setup = ShardSetup {
-        config: Arc::new(Config::for_tests("a secret of the tests, long enough", "a key of the tests")),
+        config: Arc::new(config),
         id: ShardId(0),
         shards: 1,
         key: HashKey::new([7; 16]),
@@ -177,7 +194,7 @@ fn a_flood_of_handshakes_has_its_share_of_each_turn_and_no_more() {
 #[test]
 fn who_has_finished_the_handshake_is_served_like_anybody() {
     let mut reactor = reactor(Budgets::default());
-    let peer = || Peer { handshake_reads: HANDSHAKE_READS, requests: 3, answers: 0 };
+    let peer = || Peer { handshake_reads: HANDSHAKE_READS, requests: 3, ..Peer::default() };
     reactor.io_mut().arriving.extend((0..100).map(|_| peer()));
     let is_served = |peer: &Peer| peer.requests == 0 && peer.answers == 3;
     let turns = 100 * HANDSHAKE_READS / Budgets::default().handshakes_max + 10;
@@ -186,4 +203,31 @@ fn who_has_finished_the_handshake_is_served_like_anybody() {
     }
     assert!(reactor.io_mut().peers.iter().all(is_served));
     assert_ne!(reactor.timeout(), Some(Duration::ZERO), "nothing is left to do");
+}
+
+#[test]
+fn a_quiet_loop_rests_behind_bursts_of_pings_and_one_that_is_asked_does_not() {
+    let config = echo::config();
+    let heartbeat_ms = config.limits.heartbeat_ms;
+    for is_asked in [false, true] {
+        let mut reactor = reactor_of(config.clone(), Budgets::default());
+        let members = 2 * Budgets::default().timers_max;
+        let member = || Peer { upgrades: true, requests: 1, ..Peer::default() };
+        let mut client = Some(Peer { requests: 1, ..Peer::default() });
+        reactor.io_mut().arriving.extend((0..members).map(|_| member()));
+        let has_pings = |reactor: &mut Reactor<Sockets>| reactor.io_mut().peers.iter().any(|peer| peer.answers > 1);
+        while !has_pings(&mut reactor) {
+            reactor.turn().unwrap();
+            let sockets = reactor.io_mut();
+            assert_eq!(sockets.rests, 0, "there was nothing to rest from");
+            if is_asked && sockets.now_ms > heartbeat_ms - 500 {
+                sockets.arriving.extend(client.take());
+            }
+        }
+        let turns = 2 * members / Budgets::default().timers_max;
+        for _ in 0..turns {
+            reactor.turn().unwrap();
+        }
+        assert_eq!(reactor.io_mut().rests > 0, !is_asked);
+    }
 }

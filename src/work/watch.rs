@@ -1,9 +1,10 @@
 //! What is read again while the server runs.
 //!
-//! Owns the thread `watch`, which looks once a second whether a watched file is another one, and reads everything again
-//! when it is told to (SIGHUP). It knows nothing of what is read: whoever [adds](Watch::add) something brings a closure
-//! that reads it, checks it and, only if it is good, hands it on, to the shards as a [`Post`](crate::reactor::io::Post).
-//! So a bad file leaves in force what is in force, and the loops neither read a file nor take a lock.
+//! Owns the thread `watch`, which looks once a second whether a watched file is another one (and sleeps where there is
+//! none), and reads everything again when it is told to (SIGHUP). It knows nothing of what is read: whoever
+//! [adds](Watch::add) something brings a closure that reads it, checks it and, only if it is good, hands it on, to the
+//! shards as a [`Post`](crate::reactor::io::Post). So a bad file leaves in force what is in force, and the loops neither
+//! read a file nor take a lock.
 
 use std::fmt;
 use std::fs;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::thread::Builder;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased, tick};
 
 use crate::error::Error;
 
@@ -90,6 +91,8 @@ impl Watch {
     }
 
     fn run(mut self, mut demands: Receiver<()>, stopped: &Receiver<()>) {
+        let has_files = self.watched.iter().any(|watched| !watched.paths.is_empty());
+        let looks = if has_files { tick(LOOK) } else { never() };
         loop {
             select_biased! {
                 recv(stopped) -> _ => return,
@@ -98,7 +101,7 @@ impl Watch {
                     // Nobody can ask any more; the files may still change.
                     Err(_) => demands = never(),
                 },
-                default(LOOK) => self.look(),
+                recv(looks) -> _ => self.look(),
             }
         }
     }

@@ -347,6 +347,9 @@ impl Io for SimIo {
         Ok(())
     }
 
+    /// Time passes between turns only, as the plan has it.
+    fn rest(&mut self, _: Duration) {}
+
     fn now(&mut self) -> Now {
         let world = self.world.borrow();
         Now { tick_ms: world.now_ms, wall_ms: world.wall_ms }

@@ -178,6 +178,8 @@ impl Io for SimIo {
         Ok(())
     }
 
+    fn rest(&mut self, _: Duration) {}
+
     fn now(&mut self) -> Now {
         Now { tick_ms: 0, wall_ms: super::WALL_MS }
     }

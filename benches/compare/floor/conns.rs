@@ -15,6 +15,8 @@ pub const JOINING: u32 = u32::MAX;
 
 /// Ticks from opening a connection to its ping, and from one ping to the next.
 const PING_TICKS: u32 = 120;
+/// Pings between two polls.
+const PINGS_MAX: usize = 128;
 
 /// All connections.
 #[derive(Default)]
@@ -60,9 +62,10 @@ impl Conns {
         self.pings.push_back((tick + PING_TICKS, fd));
     }
 
-    /// Pings those whose turn it is in this tick, or was before it.
-    pub fn ping(&mut self, tick: u32) {
-        while let Some(&(due, fd)) = self.pings.front().filter(|(due, _)| *due <= tick) {
+    /// Pings some of those whose turn it is in this tick, or was before it; returns how many.
+    pub fn ping(&mut self, tick: u32) -> usize {
+        for count in 0..PINGS_MAX {
+            let Some(&(due, fd)) = self.pings.front().filter(|(due, _)| *due <= tick) else { return count };
             self.pings.pop_front();
             let conn = &mut self.list[fd as usize];
             if conn.ping != due {
@@ -74,6 +77,7 @@ impl Conns {
                 self.send(fd, &[0x89, 0]);
             }
         }
+        PINGS_MAX
     }
 
     /// The connection is gone.
