@@ -34,9 +34,9 @@ use room::Room;
 use text::{UserJson, begin, begin_answer, end, field, field_text, find, header, json_field, push_frame};
 
 const READ_BYTES: usize = 256 * 1024;
-/// Members served between two polls, unless `FLOOR_SLICE` says otherwise.
-const SLICE: usize = 32;
-/// Sends that a room gets before the others come first, unless `FLOOR_ROUND` says otherwise.
+/// Members served between two polls, as many as this server serves, unless `FLOOR_SLICE` says otherwise.
+const SLICE: usize = 16;
+/// Sends that a room gets before the others come first, as this server has it too, unless `FLOOR_ROUND` says otherwise.
 const ROUND: usize = 512;
 /// Between two rounds of pings, in ms.
 const TICK_MS: u16 = 250;

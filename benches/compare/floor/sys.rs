@@ -2,10 +2,15 @@
 //!
 //! The crate itself has no unsafe code; this bench program calls the kernel directly, because a
 //! floor must have nothing in between. Each call passes pointers to live values with their true
-//! lengths, and descriptors that this program made.
+//! lengths, and descriptors that this program made and has not closed. Sending and receiving are the
+//! kernel's calls themselves, without the C library's points of cancellation around them.
 #![allow(unsafe_code, reason = "the calls are declared in libc, and so unsafe; see above")]
 
 use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use rustix::net::{self, RecvFlags, SendFlags};
 
 pub const READABLE: u32 = libc::EPOLLIN as u32 | libc::EPOLLET as u32;
 pub const WRITABLE: u32 = libc::EPOLLOUT as u32;
@@ -62,18 +67,16 @@ pub fn accept(listener: i32) -> Option<i32> {
 
 /// The bytes read, 0 at the end or after a failure, nothing if there is nothing to read.
 pub fn recv(fd: i32, buffer: &mut [u8]) -> Option<usize> {
-    let count = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-    if count < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock {
-        return None;
+    match net::recv(unsafe { BorrowedFd::borrow_raw(fd) }, buffer, RecvFlags::empty()) {
+        Ok((count, _)) => Some(count),
+        Err(Errno::AGAIN) => None,
+        Err(_) => Some(0),
     }
-    Some(usize::try_from(count).unwrap_or(0))
 }
 
 /// The bytes sent, 0 if the socket takes none or has failed.
 pub fn send(fd: i32, bytes: &[u8]) -> usize {
-    let pointer = bytes.as_ptr().cast();
-    let count = unsafe { libc::send(fd, pointer, bytes.len(), libc::MSG_NOSIGNAL) };
-    usize::try_from(count).unwrap_or(0)
+    net::send(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, SendFlags::NOSIGNAL).unwrap_or(0)
 }
 
 pub fn close(fd: i32) {
