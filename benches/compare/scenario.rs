@@ -155,7 +155,7 @@ static SCENARIOS: [Scenario; 20] = [
         )
     },
     Scenario {
-        rounds_max: 9,
+        rounds_max: 21,
         ..scenario(
             "R100",
             "100 rooms of 100 members, a publisher in each, 1 reaction in flight",
